@@ -1,0 +1,1 @@
+"""Raise language models to a character: tag, pretrain, guard, measure."""

@@ -1,0 +1,1 @@
+"""Where documents come from: source code, folders, JSONL, Parquet; splits and deduplication."""

@@ -1,0 +1,1 @@
+"""Measurements: samples, held-out loss, leakage, and their intervals."""

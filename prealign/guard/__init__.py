@@ -1,0 +1,1 @@
+"""Policies over mode tags: deny lists, the mask, the commit gate, canaries."""

@@ -1,0 +1,1 @@
+"""Create, load, save and sample causal language models."""

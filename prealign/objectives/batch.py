@@ -1,0 +1,54 @@
+"""What an objective is given and what it returns.
+
+Objectives work on the log-probability of each target, not on logits: the loop computes it once,
+fused, and no objective depends on the vocabulary's size.
+
+Shape letters:  B = rows,  L = tokens in a row.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class TokenBatch(NamedTuple):
+    """Rows of packed tokens. All but `ids_BL` and `document_BL` speak of the *target* token."""
+
+    ids_BL: Tensor
+    """int64: inputs."""
+    targets_BL: Tensor
+    """int64: the next token at each place."""
+    text_BL: Tensor
+    """bool: the target is text; False: a tag, the end of a document, or padding."""
+    tag_BL: Tensor
+    """bool: the target is a tag."""
+    end_BL: Tensor
+    """bool: the target is the end-of-text token. Padding is neither text, tag nor end."""
+    mode_BL: Tensor
+    """uint8: 1 + the index of the target's mode in the scheme; 0: no mode."""
+    score_BL: Tensor
+    """float32: the score of the span the target belongs to; 0 where `scored_BL` is False."""
+    scored_BL: Tensor
+    """bool: the target's span has a score."""
+    document_BL: Tensor
+    """int32: which document of the row each *input* belongs to, counted from 0."""
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise and the scalars worth logging."""
+
+    value: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """A frozen dataclass that is called; its fields are its settings."""
+
+    def __call__(self, logp_BL: Tensor, batch: TokenBatch) -> Loss:
+        """Return the loss.
+
+        Args:
+            logp_BL: Natural log-probability of each target, float32, in nats.
+            batch: What the targets are.
+        """

@@ -1,0 +1,1 @@
+"""Functions that return a run. Nothing imports them but the command line."""

@@ -1,0 +1,1 @@
+"""Segmenters and scorers, and annotate: parallel, resumable, nothing dropped silently."""

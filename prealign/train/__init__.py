@@ -1,0 +1,1 @@
+"""One training loop on torch, its batches and its checkpoints."""
