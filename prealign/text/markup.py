@@ -49,7 +49,9 @@ def tagged(document: Document, scheme: Scheme) -> Iterator[tuple[list[str], Span
         if span.resumes:
             interrupted = path == stack[: len(path)] and 0 < len(path) < len(stack)
             if not interrupted or span.start_char == span.end_char:
-                raise DataError(f"{where}: resumes a mode that no span inside it has interrupted, or is empty")
+                raise DataError(
+                    f"{where}: resumes a mode that no span inside it has interrupted, or is empty"
+                )
         elif path[:-1] != stack[: max(len(path) - 1, 0)]:
             raise DataError(f"{where}: stands outside of {path[-2].name!r}")
         keep = len(path) if span.resumes else max(len(path) - 1, 0)

@@ -61,7 +61,9 @@ class Scheme:
         for kind, values in (("mode", names), ("tag", tags)):
             twice = {value for value in values if values.count(value) > 1}
             if twice:
-                raise ConfigError(f"scheme {self.name!r}: {kind} {sorted(twice)[0]!r} is there twice")
+                raise ConfigError(
+                    f"scheme {self.name!r}: {kind} {sorted(twice)[0]!r} is there twice"
+                )
         for mode in self.modes:
             if mode.inside is None:
                 continue
