@@ -1,0 +1,205 @@
+"""The command line. Thin: each command imports what it needs when it runs, so help is quick."""
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prealign.errors import ConfigError, DataError, PrealignError
+
+app = typer.Typer(
+    help="Raise language models to a character: tag, pretrain, guard, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[
+        str, typer.Argument(help="A name from `prealign recipes`, or module:function.")
+    ],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="size=tiny|small|full, and any setting."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Run a recipe; run the same command again to go on after an interruption."""
+    from prealign.config import override
+
+    values = dict(_pair(assignment) for assignment in assignments or [])
+    size = values.pop("size", None)
+    make = _find(recipe)
+    what = make(size) if size else make()
+    what = override(what, [f"{key}={value}" for key, value in values.items()])
+    name = recipe.rpartition(":")[0].rpartition(".")[2] or recipe.rpartition(".")[2]
+    what(out or Path("runs") / (f"{name}-{size}" if size else name))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, with what each one shows."""
+    import prealign.recipes
+
+    for module in pkgutil.iter_modules(prealign.recipes.__path__):
+        source = Path(prealign.recipes.__path__[0]) / f"{module.name}.py"
+        if "\ndef recipe(" in source.read_text():
+            typer.echo(f"{module.name:<14} {_first_sentence(source)}")
+
+
+@app.command()
+def annotate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of source code, or .txt, .md, .jsonl, .parquet files."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for the Parquet shards.")],
+    scorer: Annotated[
+        str, typer.Option(help="module:Class of a scorer.")
+    ] = "prealign.score.pep8:Pycodestyle",
+    segmenter: Annotated[
+        str, typer.Option(help="module:Class of a segmenter.")
+    ] = "prealign.score.segment:Lines",
+    max_good: Annotated[
+        float, typer.Option(help="Segments that score above this are tagged bad.")
+    ] = 0.0,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Segment, score and tag documents into Parquet shards; goes on where it was after a kill."""
+    from prealign.corpora.source import read_path
+    from prealign.score.annotate import annotate as annotate_documents
+    from prealign.score.tag import Threshold
+
+    judge = _load(scorer)()
+    report = annotate_documents(
+        (document for path in inputs for document in read_path(path)),
+        out,
+        segmenter=_load(segmenter)(),
+        scorer=judge,
+        tagger=Threshold(score=judge.name, max_good=max_good),
+        source={"inputs": [path.name for path in inputs]},
+        processes=processes,
+    )
+    typer.echo(str(report))
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="temperature, top_p, max_text_tokens."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="The mode to write in; none: no tag.")] = None,
+    prompt: Annotated[str, typer.Option(help="Text that comes first; it can hold no tag.")] = "",
+    count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 3,
+    once: Annotated[
+        bool, typer.Option("--once", help="Write the tag once, not at each line.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="The samples' seed.")] = 0,
+) -> None:
+    """Write texts with a saved model, behind the guard."""
+    from prealign.config import override
+    from prealign.evals.samples import Condition, write_samples
+    from prealign.models.files import load_model
+    from prealign.models.sample import Sampling
+
+    settings = override(Sampling(max_text_tokens=200), assignments or [])
+    loaded = load_model(model)
+    prompts = (prompt,) if prompt else ()
+    again = mode is not None and not once
+    condition = Condition(name="command", mode=mode, again=again, prompts=prompts)
+    writings = write_samples(
+        loaded.model, loaded.vocabulary, condition, settings, count=count, seed=seed, cut=False
+    )
+    for writing in writings:
+        typer.echo(f"--- seed {writing.seed}, pressure {writing.pressure:.4f}")
+        typer.echo(writing.text)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that a recipe wrote.")],
+) -> None:
+    """Print a run's table and write its page, report.html, into its folder."""
+    from rich.console import Console
+
+    from prealign.report.load import load_study
+    from prealign.report.page import write_report
+    from prealign.report.tables import print_table
+
+    for folder in runs:
+        if (folder / "study.json").exists():
+            print_table(load_study(folder), Console())
+        typer.echo(f"report: {write_report(folder)}")
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A Parquet shard, or a samples.jsonl.")],
+    limit: Annotated[int, typer.Option(min=1, help="Documents at most.")] = 5,
+) -> None:
+    """Print documents with their spans coloured by mode."""
+    from rich.console import Console
+
+    from prealign.report.show import read_any, show_documents
+
+    show_documents(read_any(file), Console(), limit=limit)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line and exit code 2."""
+    try:
+        app()
+    except PrealignError as error:
+        typer.echo(f"prealign: {error}", err=True)
+        sys.exit(2)
+
+
+def _pair(assignment: str) -> tuple[str, str]:
+    key, sep, value = assignment.partition("=")
+    if not sep:
+        raise ConfigError(f"{assignment!r}: expected KEY=VALUE, for example size=tiny")
+    return key, value
+
+
+def _find(recipe: str) -> Any:
+    """Return the function that makes the recipe's run."""
+    if ":" in recipe:
+        return _load(recipe)
+    name = recipe if "." in recipe else f"prealign.recipes.{recipe}"
+    try:
+        return _load(f"{name}:recipe")
+    except DataError:
+        import prealign.recipes
+
+        names = [module.name for module in pkgutil.iter_modules(prealign.recipes.__path__)]
+        raise ConfigError(
+            f"recipe {recipe!r}: there is none (there are: {', '.join(names)}; "
+            "or give your own as module:function)"
+        ) from None
+
+
+def _load(path: str) -> Any:
+    """Return what `module:name` names."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise
+        raise DataError(f"{path!r}: there is no module {module!r}; give module:name") from None
+    except AttributeError:
+        raise DataError(f"{path!r}: module {module!r} has no {name!r}; give module:name") from None
+
+
+def _first_sentence(source: Path) -> str:
+    text = source.read_text().lstrip().removeprefix('"""')
+    return " ".join(text[: text.index(".") + 1].split())

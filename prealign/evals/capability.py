@@ -1,0 +1,98 @@
+"""Held-out loss per byte of text, with tags left out of the sum.
+
+The same text is read three ways: with its true tags, without tags, and with one mode's tag on
+every segment. Tags are context, never targets, so a model is not charged for predicting them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from prealign.evals.stats import ratio_interval
+from prealign.text.document import Document
+from prealign.tokens.encode import END, TAG, Encoder
+from prealign.tokens.vocabulary import Vocabulary
+
+Tags = Literal["true tags", "no tags"]
+
+
+class Reading(NamedTuple):
+    """The loss of each document."""
+
+    nats_D: NDArray[np.float64]
+    """Summed over the text tokens of a document."""
+    bytes_D: NDArray[np.int64]
+    """The UTF-8 bytes those tokens stand for."""
+
+
+def read_documents(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    documents: Sequence[Document],
+    *,
+    tags: str,
+    row_tokens: int,
+    batch_rows: int = 32,
+) -> Reading:
+    """Return the loss of each document, read in windows of at most `row_tokens`.
+
+    Args:
+        model: A causal language model; it is read in fp32, under eval().
+        vocabulary: The model's.
+        documents: With the modes of their spans.
+        tags: "true tags", "no tags", or "all MODE".
+        row_tokens: Window length in tokens. A document's windows follow each other without
+            overlap, as they do in training.
+        batch_rows: Windows read at once.
+    """
+    if tags.startswith("all "):
+        encoder = Encoder(vocabulary=vocabulary, all_mode=tags.removeprefix("all "))
+    else:
+        encoder = Encoder(vocabulary=vocabulary, tagging="own" if tags == "true tags" else "none")
+    windows = []
+    for index, encoded in enumerate(encoder(documents)):
+        for at in range(0, max(len(encoded.ids) - 1, 0), row_tokens):
+            piece = slice(at, at + row_tokens + 1)
+            windows.append((index, encoded.ids[piece], encoded.flags[piece]))
+    windows.sort(key=lambda window: len(window[1]))
+    nats_D = np.zeros(len(documents), dtype=np.float64)
+    bytes_D = np.zeros(len(documents), dtype=np.int64)
+    for start in range(0, len(windows), batch_rows):
+        batch = windows[start : start + batch_rows]
+        width = max(len(ids) for _, ids, _ in batch)
+        ids_BL = np.full((len(batch), width), vocabulary.inert_id, dtype=np.int64)
+        text_BL = np.zeros((len(batch), width), dtype=bool)
+        for row, (_, ids, flags) in enumerate(batch):
+            ids_BL[row, : len(ids)] = ids
+            text_BL[row, : len(ids)] = (flags & (TAG | END)) == 0
+        logp_BL = target_logp(model, torch.from_numpy(ids_BL)).double().cpu().numpy()
+        rows_B = np.array([index for index, _, _ in batch])
+        np.add.at(nats_D, rows_B, -(logp_BL * text_BL[:, 1:]).sum(axis=1))
+        text_bytes_BL = vocabulary.token_bytes[ids_BL[:, 1:]] * text_BL[:, 1:]
+        np.add.at(bytes_D, rows_B, text_bytes_BL.sum(axis=1))
+    return Reading(nats_D, bytes_D)
+
+
+@torch.inference_mode()
+def target_logp(model: PreTrainedModel, ids_BL: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each token after the first, [B, L-1], fp32, in nats."""
+    modules = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        ids_BL = ids_BL.to(model.device)
+        logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits.float()
+        chosen_BL = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1)
+        return chosen_BL - logits_BLV.logsumexp(-1)
+    finally:
+        for module in modules:
+            module.training = True
+
+
+def loss_row(reading: Reading, *, condition: str, seed: int = 0) -> dict[str, Any]:
+    """Return a row of evals.jsonl: nats per byte, with a bootstrap interval over documents."""
+    estimate = ratio_interval(reading.nats_D, reading.bytes_D, seed=seed)
+    return {"condition": condition, "metric": "loss", "unit": "nats/byte", **estimate._asdict()}

@@ -1,0 +1,220 @@
+"""What a model writes: samples under a condition, scored and counted.
+
+A condition says which tag opens the text, whether the harness writes it again at each line, and
+which text comes first. The decoding regimes of preference pretraining are two conditions: tag
+again at each segment, and tag once (Korbak et al. 2023 use one for code, the other for prose).
+"""
+
+import ast
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from prealign.errors import ConfigError
+from prealign.evals.stats import Estimate, expected_max, mean_interval
+from prealign.guard.gate import Guard, reemit
+from prealign.guard.policy import stay
+from prealign.models.sample import Sampled, Sampling, sample
+from prealign.text.document import Document, Finding, Judgement, Scorer, Span
+from prealign.tokens.vocabulary import Vocabulary
+
+MAX_OF = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """How samples are asked for."""
+
+    name: str
+    mode: str | None = None
+    """The mode whose tag the harness writes in front of the sample; None: no tag."""
+    again: bool = False
+    """The harness writes the tag again at the start of each line."""
+    prompts: tuple[str, ...] = ()
+    """Texts that come first, untagged, in turn; none: the sample starts a document."""
+
+    def __post_init__(self) -> None:
+        if self.again and self.mode is None:
+            raise ConfigError(f"condition {self.name!r}: again=True needs a mode to write again")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """One generated text."""
+
+    condition: str
+    seed: int
+    prompt: str
+    text: str
+    """Prompt and continuation, cut at the last newline; without tags."""
+    mode: str | None
+    token_ids: tuple[int, ...]
+    """The text tokens of the whole continuation."""
+    pressure: float
+    """Mean probability mass on denied tags before the mask, per sampled step."""
+    judgement: Judgement | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The score of the continuation; None: empty, or not judged."""
+        return (
+            self.judgement.scores[-1]
+            if self.judgement and len(self.text) > len(self.prompt)
+            else None
+        )
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings that begin in the continuation."""
+        found = self.judgement.findings if self.judgement else []
+        return [f for f in found if f.start_char >= len(self.prompt)]
+
+
+def write_samples(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    condition: Condition,
+    settings: Sampling,
+    *,
+    count: int,
+    seed: int,
+    cut: bool = True,
+) -> list[Writing]:
+    """Return `count` guarded samples: the model can write no tag, the harness writes them all.
+
+    With `cut`, a sample that ran out of tokens ends at its last newline: a line that was cut
+    short must not be judged.
+    """
+    opening = [] if condition.mode is None else [vocabulary.open_id(condition.mode)]
+    texts = condition.prompts or ("",)
+    prompts = [
+        [vocabulary.end_id, *vocabulary.encode_text(texts[i % len(texts)]), *opening]
+        for i in range(count)
+    ]
+    guard = Guard(stay(vocabulary))
+    force = reemit(vocabulary, condition.mode) if condition.again and condition.mode else None
+    seeds = [seed * 1_000_003 + i for i in range(count)]
+    sampled = sample(
+        model, prompts, settings, seeds=seeds, vocabulary=vocabulary, hook=guard.hook,
+        gate=guard.gate, force=force,
+    )  # fmt: skip
+    pressure = float(np.mean(guard.pressure()))
+    return [
+        _writing(condition, texts[i % len(texts)], one, seeds[i], vocabulary, pressure, cut)
+        for i, one in enumerate(sampled)
+    ]
+
+
+def judge(writings: Sequence[Writing], scorer: Scorer) -> list[Writing]:
+    """Return the writings with what `scorer` says of the prompt and of the continuation."""
+    documents = []
+    for i, writing in enumerate(writings):
+        at, end = len(writing.prompt), len(writing.text)
+        spans = (Span(0, at), Span(at, end)) if at else (Span(0, end),)
+        documents.append(Document(f"sample-{i}", writing.text, spans if end else ()))
+    pairs = zip(writings, scorer(documents), strict=True)
+    return [replace(writing, judgement=judgement) for writing, judgement in pairs]
+
+
+def measure(
+    writings: Sequence[Writing], *, unit: str, parses: Callable[[str], bool] | None = None
+) -> list[dict[str, Any]]:
+    """Return one row per metric of a condition's writings (docs/formats.md, evals.jsonl).
+
+    Scores are per character of a continuation; the mean is over samples, as in Korbak et al.
+    Samples that are empty or cannot be judged are left out of the scores and counted.
+    """
+    condition = writings[0].condition
+    scored = [w for w in writings if w.score is not None]
+    scores = [w.score for w in scored if w.score is not None]
+    rows: list[dict[str, Any]] = []
+
+    def add(metric: str, unit: str, estimate: Estimate | float | None) -> None:
+        row: dict[str, Any] = {"condition": condition, "metric": metric, "unit": unit}
+        if isinstance(estimate, Estimate):
+            row |= estimate._asdict() | {}
+        else:
+            row["value"] = estimate
+        rows.append(row)
+
+    if scores:
+        add("mean_score", unit, mean_interval(scores))
+        add("hit_share", "share", mean_interval([score > 0 for score in scores]))
+    if len(scores) >= MAX_OF:
+        add(f"expected_max_{MAX_OF}", unit, expected_max(scores, of=MAX_OF))
+    add("unscored", "samples", float(len(writings) - len(scored)))
+    add("chars", "characters", mean_interval([len(w.text) - len(w.prompt) for w in writings]))
+    tokens = [w.token_ids for w in writings]
+    add("unigram_entropy_bits", "bits", entropy_bits(tokens))
+    add("distinct_2", "share", distinct_share(tokens, 2))
+    if parses is not None:
+        add("parse_share", "share", mean_interval([parses(w.text) for w in writings]))
+    add("pressure_mean", "probability", writings[0].pressure)
+    chars = sum(len(w.text) - len(w.prompt) for w in writings)
+    codes = Counter(f.code for w in writings for f in w.findings)
+    for code, number in sorted(codes.items()):
+        add(f"code:{code}", "per 1000 characters", 1000 * number / max(chars, 1))
+    return rows
+
+
+def entropy_bits(tokens: Sequence[Sequence[int]]) -> float | None:
+    """Return the entropy of the tokens' own distribution, in bits; None without tokens."""
+    counts = np.array(list(Counter(t for ids in tokens for t in ids).values()), dtype=np.float64)
+    if counts.size == 0:
+        return None
+    p = counts / counts.sum()
+    return float(-(p * np.log2(p)).sum())
+
+
+def distinct_share(tokens: Sequence[Sequence[int]], n: int) -> float | None:
+    """Return different n-grams over n-grams (Li et al. 2016); None without n-grams."""
+    grams = [tuple(ids[i : i + n]) for ids in tokens for i in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def parses_as_python(text: str) -> bool:
+    """Return whether the text is Python that compiles to a syntax tree."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a sample's own SyntaxWarnings are no concern of ours
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
+
+
+def sample_row(writing: Writing) -> dict[str, Any]:
+    """Return a row of samples.jsonl."""
+    at, end = len(writing.prompt), len(writing.text)
+    spans = [{"start": 0, "end": at, "mode": None}] if at else []
+    spans.append({"start": at, "end": end, "mode": writing.mode})
+    findings = [
+        {"start": f.start_char, "end": f.end_char, "code": f.code, "message": f.message}
+        for f in writing.findings
+    ]
+    return {
+        "condition": writing.condition, "seed": writing.seed, "text": writing.text,
+        "spans": spans, "findings": findings, "score": writing.score,
+    }  # fmt: skip
+
+
+def _writing(
+    condition: Condition,
+    prompt: str,
+    one: Sampled,
+    seed: int,
+    vocabulary: Vocabulary,
+    pressure: float,
+    cut: bool,
+) -> Writing:
+    ids = [token for token in one.ids if token < vocabulary.text_size]
+    text = vocabulary.decode_text(ids)
+    whole = text[: text.rfind("\n") + 1] if cut and not one.finished else text
+    return Writing(
+        condition.name, seed, prompt, prompt + whole, condition.mode, tuple(ids), pressure
+    )

@@ -1,0 +1,268 @@
+"""A comparison: arms that differ in tags and objective alone, trained on the same text.
+
+Every arm of a seed sees the same documents in the same order, cut after the same text token; its
+model starts from the same weights. Arms and seeds run in processes of their own, each with one
+thread; each can be killed at any time and goes on when the command is given again.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from prealign.config import to_json
+from prealign.evals.capability import loss_row, read_documents
+from prealign.evals.samples import (
+    Condition,
+    judge,
+    measure,
+    sample_row,
+    write_samples,
+)
+from prealign.models.create import LlamaShape, make_model
+from prealign.models.files import save_model
+from prealign.models.sample import Sampling
+from prealign.objectives.batch import Objective
+from prealign.recipes.data import CorpusSettings, Prepared, bad_prompts, prepare, read_prepared
+from prealign.recipes.workers import run_workers
+from prealign.report.load import load_study
+from prealign.report.page import write_report
+from prealign.report.tables import print_table
+from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.text.document import Document, Scorer
+from prealign.tokens.pack import Packed, shuffled_order
+from prealign.tokens.shards import untagged
+from prealign.train.loop import Progress, train
+from prealign.train.settings import TrainSettings
+
+Size = Literal["tiny", "small", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train."""
+
+    name: str
+    objective: Objective
+    tagged: bool
+    """The text carries its tags."""
+    conditions: tuple[Condition, ...]
+    """How it is sampled at the end; the first is its headline, and its curve."""
+    loss_tags: tuple[str, ...]
+    """How held-out text is read at the end; the first is its headline, and its curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How much is measured."""
+
+    scorer: Scorer
+    """Judges samples."""
+    unit: str = "per character"
+    sampling: Sampling
+    samples: int = 512
+    """Per condition, at the end."""
+    curve_samples: int = 96
+    """At each evaluation point before the end."""
+    curve_bytes: int = 60_000
+    """Held-out text read at each evaluation point before the end."""
+    parses: Callable[[str], bool] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Arms, trained for each seed, measured, and reported: call it with a folder."""
+
+    title: str
+    question: str
+    corpus: CorpusSettings
+    shape: LlamaShape
+    train: TrainSettings
+    measuring: Measuring
+    arms: tuple[Arm, ...]
+    text_tokens: int
+    """Text tokens that each arm trains on."""
+    seeds: int = 1
+    first_seed: int = 0
+    processes: int = 2
+    """Arms trained at once, each with one thread."""
+    threads: int = 1
+
+    def __call__(self, out: Path) -> Path:
+        """Run what is not done yet and return the path of the report."""
+        console = Console()
+        study = open_study(out, self)
+        say = speaker(console, study)
+        prepare(self.corpus, out, say)
+        jobs = [
+            (f"{arm.name}-seed{seed}", train_and_measure, (self, out, arm.name, seed))
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
+            for arm in self.arms
+        ]
+        run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
+        write_study(out, self)
+        print_table(load_study(out), console)
+        report = write_report(out)
+        say(f"report: {report}")
+        return report
+
+
+def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) -> None:
+    """Train one arm with one seed, measure it, and leave all in its run folder."""
+    arm = next(arm for arm in study.arms if arm.name == arm_name)
+    run = open_run(out / f"{arm.name}-seed{seed}", {"arm": to_json(arm), "seed": seed})
+    if (run.path / "done.json").exists():
+        return
+    started = time.perf_counter()
+    data = read_prepared(study.corpus, out)
+    model = make_model(study.shape, data.vocabulary.size, seed=seed)
+
+    def at_eval(model: PreTrainedModel, progress: Progress) -> list[dict[str, Any]]:
+        small = smaller(data.heldout, study.measuring.curve_bytes)
+        rows = measure_arm(model, data, study, arm, seed, heldout=small, curve=True)[0]
+        return rows
+
+    outcome = train(
+        model,
+        arm.objective,
+        packed(data, study, arm, seed),
+        study.train,
+        run,
+        at_eval=at_eval,
+    )
+    save_model(run.path / "model", model, data.vocabulary, card=card(study, arm, seed))
+    rows, samples = measure_arm(model, data, study, arm, seed, heldout=data.heldout, curve=False)
+    run.rewrite("evals", [*run.rows("evals"), *({**row, "final": True} for row in rows)])
+    run.rewrite("samples", samples)
+    seconds = time.perf_counter() - started
+    done = {"wall_s": seconds, "parameters": sum(p.numel() for p in model.parameters())}
+    write_atomic(run.path / "done.json", json.dumps(done | {"steps": outcome.steps}))
+
+
+def packed(data: Prepared, study: Comparison, arm: Arm, seed: int) -> Packed:
+    """Return the arm's rows: the seed's order of documents, cut at the budget of text tokens."""
+    shard = data.tagged if arm.tagged else untagged(data.tagged)
+    return Packed(
+        shard=shard,
+        order=shuffled_order(shard.document_ids, seed),
+        row_tokens=study.shape.max_tokens,
+        text_token_budget=study.text_tokens,
+        inert_id=data.vocabulary.inert_id,
+        epochs=max(1, math.ceil(study.text_tokens / shard.num_text_tokens)),
+    )
+
+
+def measure_arm(
+    model: PreTrainedModel,
+    data: Prepared,
+    study: Comparison,
+    arm: Arm,
+    seed: int,
+    *,
+    heldout: list[Document],
+    curve: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return rows for evals.jsonl and for samples.jsonl; with `curve`, of the headline alone."""
+    torch.set_num_threads(study.threads)
+    rows: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    what = study.measuring
+    for condition in arm.conditions[:1] if curve else arm.conditions:
+        filled = with_prompts(condition, data.heldout)
+        count = what.curve_samples if curve else what.samples
+        writings = write_samples(
+            model, data.vocabulary, filled, what.sampling, count=count, seed=seed
+        )
+        judged = judge(writings, what.scorer)
+        rows += measure(judged, unit=what.unit, parses=what.parses)
+        samples += [sample_row(writing) for writing in judged]
+    for tags in arm.loss_tags[:1] if curve else arm.loss_tags:
+        reading = read_documents(
+            model, data.vocabulary, heldout, tags=tags, row_tokens=study.shape.max_tokens
+        )
+        rows.append(loss_row(reading, condition=tags))
+    return rows, samples
+
+
+def with_prompts(condition: Condition, heldout: list[Document]) -> Condition:
+    """Return the condition with its prompts: "BAD n" stands for n-line stretches of bad text."""
+    if condition.prompts[:1] != ("BAD",):
+        return condition
+    prompts = bad_prompts(heldout, lines=6, count=32)
+    return Condition(
+        name=condition.name, mode=condition.mode, again=condition.again, prompts=prompts
+    )
+
+
+def smaller(documents: list[Document], limit: int) -> list[Document]:
+    """Return the first documents, up to `limit` bytes of text; one at least."""
+    chosen: list[Document] = []
+    for document in documents:
+        chosen.append(document)
+        limit -= len(document.text.encode())
+        if limit < 0:
+            break
+    return chosen
+
+
+def open_study(out: Path, study: Comparison) -> RunFolder:
+    """Return the folder of the whole comparison; more seeds may be asked of a finished one."""
+    settings = to_json(study)
+    for key in ("seeds", "first_seed", "processes", "threads"):
+        del settings[key]
+    return open_run(out, settings, recipe=study.title)
+
+
+def write_study(out: Path, study: Comparison) -> None:
+    """Write study.json: what the report reads (docs/formats.md)."""
+    data = read_prepared(study.corpus, out)
+    arms = [
+        {
+            "arm": arm.name,
+            "seed": seed,
+            "folder": f"{arm.name}-seed{seed}",
+            "condition": arm.conditions[0].name,
+            "loss_condition": arm.loss_tags[0],
+        }
+        for arm in study.arms
+        for seed in range(study.first_seed, study.first_seed + study.seeds)
+    ]
+    scorer = study.measuring.scorer
+    content = {
+        "title": study.title,
+        "question": study.question,
+        "score": {"name": scorer.name, "unit": study.measuring.unit, "what": scorer.version},
+        "scheme": study.corpus.scheme.to_json(),
+        "baseline": study.arms[0].name,
+        "arms": arms,
+        "notes": [],
+        "corpus": data.summary,
+    }
+    write_atomic(out / "study.json", json.dumps(content, indent=1))
+
+
+def speaker(console: Console, run: RunFolder) -> Callable[[str], None]:
+    """Return a function that says a line on the console and in the run's log."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False)
+        run.log(line)
+
+    return say
+
+
+def card(study: Comparison, arm: Arm, seed: int) -> str:
+    """Return the text of the model's card."""
+    return (
+        f"# {study.title}: {arm.name}, seed {seed}\n\n{study.question}\n\n"
+        f"Trained on {study.text_tokens:,} text tokens with `prealign`; "
+        f"objective `{type(arm.objective).__name__}`, "
+        f"{'with' if arm.tagged else 'without'} tags in the text.\n"
+    )

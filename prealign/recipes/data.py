@@ -1,0 +1,171 @@
+"""From real text to tokens: read, clean, annotate, split, tokenize. Each stage is a folder.
+
+A stage that finds its finished folder reads it; one that was interrupted goes on.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prealign.config import to_json
+from prealign.corpora.clean import Cleaning, Rejects, clean
+from prealign.corpora.split import split_of
+from prealign.errors import DataError
+from prealign.runs import write_atomic
+from prealign.score.annotate import annotate
+from prealign.score.tag import Threshold
+from prealign.text.document import Document, Scorer, Segmenter
+from prealign.text.scheme import GOOD_BAD, Scheme
+from prealign.text.shards import read_shards
+from prealign.tokens.encode import Encoder
+from prealign.tokens.shards import TokenShard, read_tokens, write_tokens
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """Which text, how it is judged, and how it becomes tokens."""
+
+    source: Any
+    """A reader of `prealign.corpora.source`: called, it yields documents."""
+    scorer: Scorer
+    segmenter: Segmenter
+    tagger: Threshold
+    cleaning: Cleaning
+    scheme: Scheme = GOOD_BAD
+    vocab_size: int = 2048
+    """Ids in all: text tokens, end of text, tags, the inert id."""
+    tokenizer_chars: int = 20_000_000
+    """Text that the tokenizer is trained on, at most."""
+    heldout_share: float = 0.05
+    """Share of packages (not of files) that are held out."""
+    heldout_bytes: int = 400_000
+    """Held-out text that is read for the loss, at most."""
+    dropout_share: float = 0.1
+    """Share of segments that get no tag, so that untagged text is in distribution."""
+    processes: int = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a comparison trains on and is measured on."""
+
+    vocabulary: Vocabulary
+    tagged: TokenShard
+    heldout: list[Document]
+    summary: dict[str, Any]
+
+
+def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
+    """Return the corpus as tokens, made in `folder` or found there."""
+    annotated = folder / "annotated"
+    if not (folder / "rejects.json").exists():
+        say("reading, cleaning and scoring the corpus")
+        rejects = Rejects()
+        documents = clean(settings.source(), settings.cleaning, rejects)
+        annotate(
+            documents,
+            annotated,
+            segmenter=settings.segmenter,
+            scorer=settings.scorer,
+            tagger=settings.tagger,
+            source=to_json(settings.source),
+            processes=settings.processes,
+        )
+        write_atomic(folder / "rejects.json", json.dumps(rejects.to_json(), indent=1))
+    if not (folder / "vocabulary" / "scheme.json").exists():
+        say("training the tokenizer on text without tags")
+        specials = 2 + len(settings.scheme.tags)
+        texts = _first_chars(_split(annotated, settings, "train"), settings.tokenizer_chars)
+        tokenizer = train_text_tokenizer(texts, size=settings.vocab_size - specials)
+        Vocabulary(tokenizer, settings.scheme).save(folder / "vocabulary")
+    return read_prepared(settings, folder, say)
+
+
+def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line: None) -> Prepared:
+    """Return what `prepare` left in `folder`; the token shard is written if it is not there."""
+    vocabulary = load_vocabulary(folder / "vocabulary")
+    annotated = folder / "annotated"
+    if not (folder / "tokens").exists():
+        say("encoding the corpus")
+        encoder = Encoder(
+            vocabulary=vocabulary,
+            score=settings.scorer.name,
+            dropout_share=settings.dropout_share,
+        )
+        write_tokens(folder / "tokens", _split(annotated, settings, "train"), encoder)
+    heldout = _heldout(annotated, settings)
+    summary = _summary(folder, heldout)
+    return Prepared(vocabulary, read_tokens(folder / "tokens"), heldout, summary)
+
+
+def bad_prompts(documents: list[Document], *, lines: int, count: int) -> tuple[str, ...]:
+    """Return stretches of held-out text in which most lines are bad: prompts of a bad style.
+
+    Each document gives its worst stretch of `lines` spans; the `count` worst are returned.
+    """
+    found: list[tuple[float, str, str]] = []
+    for document in documents:
+        bad = [span.mode == "bad" for span in document.spans]
+        starts = range(len(bad) - lines + 1)
+        best = max(starts, key=lambda i: sum(bad[i : i + lines]), default=None)
+        if best is not None:
+            first, last = document.spans[best], document.spans[best + lines - 1]
+            text = document.text[first.start_char : last.end_char]
+            found.append((sum(bad[best : best + lines]) / lines, document.id, text))
+    found.sort(key=lambda one: (-one[0], one[1]))
+    return tuple(text for share, _, text in found[:count] if share > 0)
+
+
+def _split(annotated: Path, settings: CorpusSettings, part: str) -> Iterator[Document]:
+    for document in read_shards(annotated):
+        if split_of(document.source, seed=0, heldout_share=settings.heldout_share) == part:
+            yield document
+
+
+def _heldout(annotated: Path, settings: CorpusSettings) -> list[Document]:
+    """Return held-out documents, spread over the packages, up to the size that is asked for."""
+    by_source: dict[str, list[Document]] = {}
+    for document in _split(annotated, settings, "heldout"):
+        by_source.setdefault(document.source, []).append(document)
+    chosen: list[Document] = []
+    size = 0
+    for turn in itertools.zip_longest(*by_source.values()):
+        for document in turn:
+            if document is not None and size < settings.heldout_bytes:
+                chosen.append(document)
+                size += len(document.text.encode())
+    if not chosen:
+        raise DataError(
+            f"no package of {annotated.name} fell into the held-out share of "
+            f"{settings.heldout_share}; give more packages or a larger corpus.heldout_share"
+        )
+    return chosen
+
+
+def _first_chars(documents: Iterator[Document], chars: int) -> Iterator[str]:
+    for document in documents:
+        yield document.text
+        chars -= len(document.text)
+        if chars < 0:
+            return
+
+
+def _summary(folder: Path, heldout: list[Document]) -> dict[str, Any]:
+    """Return the counts that a report shows of the corpus."""
+    return {
+        "annotated": json.loads((folder / "annotated" / "_done.json").read_text()),
+        "rejects": json.loads((folder / "rejects.json").read_text()),
+        "tokens": json.loads((folder / "tokens" / "header.json").read_text()),
+        "heldout": {
+            "documents": len(heldout),
+            "packages": len({document.source for document in heldout}),
+            "bytes": sum(len(document.text.encode()) for document in heldout),
+        },
+    }

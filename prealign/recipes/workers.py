@@ -1,0 +1,111 @@
+"""Jobs in processes of their own, a few at a time, with one display of how far each has come."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from prealign.errors import PrealignError, TrainError
+from prealign.runs import read_jsonl
+
+Job = tuple[str, Callable[..., None], tuple[Any, ...]]
+"""The name of its folder, a function that can be pickled, and its arguments."""
+
+
+def run_workers(
+    jobs: Sequence[Job], out: Path, *, processes: int, threads: int, console: Console
+) -> None:
+    """Run every job; each writes into `out/NAME`, and what it prints into `out/NAME.log`.
+
+    Raises:
+        TrainError: A job failed; the others that had started are left to end first.
+    """
+    context = multiprocessing.get_context("spawn")
+    waiting, running, failed = list(jobs), dict[str, BaseProcess](), list[str]()
+    with _display(console) as display:
+        tasks: dict[str, TaskID] = {}
+        last_line = time.monotonic()
+        while running or (waiting and not failed):
+            while waiting and len(running) < processes and not failed:
+                name, function, arguments = waiting.pop(0)
+                log = out / f"{name}.log"
+                process = context.Process(
+                    target=_work, args=(log, threads, function, arguments), name=name
+                )
+                process.start()
+                running[name] = process
+                tasks[name] = display.add_task(name, total=1.0, what="starting")
+            time.sleep(0.2)
+            for name, process in list(running.items()):
+                _show(display, tasks[name], out / name)
+                if not process.is_alive():
+                    process.join()
+                    del running[name]
+                    failed += [name] if process.exitcode else []
+                    display.update(tasks[name], completed=1.0, what="done")
+            if not console.is_terminal and time.monotonic() - last_line > 20:
+                last_line = time.monotonic()
+                for name in running:
+                    console.print(f"{name}: {_state(out / name)[1]}", highlight=False)
+    if failed:
+        log = (out / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
+        said = log[-1] if log else "it said nothing"
+        raise TrainError(f"{failed[0]} failed: {said} (all of it: {out / failed[0]}.log)")
+
+
+def _work(
+    log: Path, threads: int, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    """Run one job in its own process, its output in `log`."""
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        function(*arguments)
+    except PrealignError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _display(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _show(display: Progress, task: TaskID, folder: Path) -> None:
+    share, what = _state(folder)
+    display.update(task, completed=share, what=what)
+
+
+def _state(folder: Path) -> tuple[float, str]:
+    """Return how far a job has come, and in words, from its last metrics row."""
+    metrics = folder / "metrics.jsonl"
+    if (folder / "done.json").exists():
+        return 1.0, "done"
+    rows = list(read_jsonl(metrics)) if metrics.exists() else []
+    if not rows:
+        return 0.0, "preparing"
+    row = rows[-1]
+    share = row["step"] / row["steps"]
+    if share >= 1:
+        return share, "measuring"
+    left_s = row["elapsed_s"] / max(share, 1e-9) * (1 - share)
+    return share, (
+        f"loss {row['loss_nats']:.3f}, {row['tokens_per_s']:,.0f} tokens/s, "
+        f"{left_s / 60:.1f} min left"
+    )

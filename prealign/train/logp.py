@@ -1,0 +1,50 @@
+"""The log-probability of each target, in one graph that keeps no logits in fp32.
+
+Shape letters:  B = rows,  L = tokens in a row,  D = width,  V = vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class TargetLogp(nn.Module):
+    """A causal language model as a function from ids and targets to log-probabilities."""
+
+    def __init__(self, model: PreTrainedModel, *, bf16: bool, document_mask: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.bf16 = bf16
+        self.document_mask = document_mask
+
+    def forward(self, ids_BL: Tensor, targets_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return log p(target | inputs before it), [B, L], fp32, in nats."""
+        mask = positions_BL = None
+        if self.document_mask:
+            mask = within_documents(document_BL)
+            positions_BL = positions_in_documents(document_BL)
+        with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden_BLD = self.model.base_model(
+                input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
+            ).last_hidden_state
+            logits_BLV = self.model.get_output_embeddings()(hidden_BLD)
+        chosen_BL = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
+        return chosen_BL - logits_BLV.float().logsumexp(dim=-1)
+
+
+def within_documents(document_BL: Tensor) -> Tensor:
+    """Return which places attend to which, bool [B, 1, L, L]: earlier ones of their document."""
+    length = document_BL.shape[1]
+    causal_LL = torch.ones(length, length, dtype=torch.bool, device=document_BL.device).tril()
+    same_BLL = document_BL[:, :, None] == document_BL[:, None, :]
+    return (same_BLL & causal_LL)[:, None]
+
+
+def positions_in_documents(document_BL: Tensor) -> Tensor:
+    """Return each place's position counted from the start of its document in the row."""
+    length = document_BL.shape[1]
+    places_L = torch.arange(length, device=document_BL.device)
+    begins_BL = torch.ones_like(document_BL, dtype=torch.bool)
+    begins_BL[:, 1:] = document_BL[:, 1:] != document_BL[:, :-1]
+    start_BL = torch.where(begins_BL, places_L, 0).cummax(dim=1).values
+    return places_L - start_BL
