@@ -1,0 +1,174 @@
+"""A saved model: a folder that transformers loads, with the scheme that its tags belong to.
+
+config.json, generation_config.json, model.safetensors    transformers' own
+tokenizer.json, tokenizer_config.json                     the text tokenizer: it knows no tag
+scheme.json                                               modes and tags; ids follow from it
+guard.json                                                the policy it is served under, if any
+README.md                                                 the model card
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging
+
+from prealign.errors import DataError
+from prealign.runs import write_atomic
+from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
+
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+"""Files of these kinds can run code when they are read."""
+
+USE = """
+## Use
+
+Text starts with the end-of-text id ({end_id}), then a tag. Tags are ids above those of the text
+tokenizer, and only a harness writes them: `AutoTokenizer` of this folder knows none.
+
+| id | token |
+|---|---|
+{ids}
+
+`prealign.models.files.load_model` gives the model with its vocabulary; scheme `{scheme}`,
+vocabulary fingerprint `{fingerprint}`.
+"""
+
+
+class LoadedModel(NamedTuple):
+    """A model and the vocabulary that its ids mean."""
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    *,
+    card: str,
+    guard: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model's folder; a reader sees the old one or the new one, whole.
+
+    Args:
+        folder: Replaced if it is there.
+        model: Saved as safetensors in the type that its weights have.
+        vocabulary: Its size must be that of the model.
+        card: The model card, in Markdown; how to use the ids is added.
+        guard: The policy that the model is to be served under, as JSON data.
+
+    Raises:
+        DataError: Model and vocabulary have different sizes.
+    """
+    _check_rows(model, vocabulary, "the model")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with _no_progress_bar():
+        model.save_pretrained(part)
+    vocabulary.save(part)
+    end, inert = vocabulary.end_id, vocabulary.inert_id
+    generation: Any = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": inert}
+    GenerationConfig.from_dict(generation).save_pretrained(part)
+    config = json.loads((part / "config.json").read_text()) | {
+        "bos_token_id": end, "eos_token_id": end,
+    }  # fmt: skip
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.config.max_position_embeddings,
+    }
+    write_atomic(part / "config.json", json.dumps(config, indent=2) + "\n")
+    write_atomic(part / "tokenizer_config.json", json.dumps(tokenizer, indent=2) + "\n")
+    write_atomic(part / "README.md", card.rstrip() + "\n" + _use(vocabulary))
+    if guard is not None:
+        write_atomic(part / "guard.json", json.dumps(guard, indent=1, allow_nan=False) + "\n")
+    _swap(part, folder)
+
+
+def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> LoadedModel:
+    """Return the model in `folder`, in evaluation mode on the CPU, and its vocabulary.
+
+    Args:
+        folder: As `save_model` wrote it.
+        dtype: Of the weights; None: as saved.
+
+    Raises:
+        DataError: There is no scheme, the weights are pickled or missing, or model and
+            vocabulary have different sizes.
+    """
+    if not (folder / "scheme.json").is_file():
+        raise DataError(
+            f"{folder}: has no scheme.json, so nothing says what its tag ids mean; "
+            "give a folder that save_model wrote"
+        )
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled:
+        raise DataError(
+            f"{folder}: {pickled[0]} may be pickled, and could run code when read; "
+            "only safetensors are loaded: convert it, or delete it"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(f"{folder}: has no weights (*.safetensors)")
+    vocabulary = load_vocabulary(folder)
+    with _no_progress_bar():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
+    _check_rows(model, vocabulary, str(folder))
+    return LoadedModel(model.eval(), vocabulary)
+
+
+def _check_rows(model: Any, vocabulary: Vocabulary, where: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows != vocabulary.size:
+        raise DataError(
+            f"{where}: the model has {rows} rows, the vocabulary {vocabulary.size} ids; they "
+            "belong to different models, or the model lacks its tags (models.resize.add_tags)"
+        )
+
+
+def _use(vocabulary: Vocabulary) -> str:
+    ids = [(vocabulary.end_id, "end of text")]
+    ids += [(token, f"`{tag}`") for tag, token in vocabulary.tag_ids.items()]
+    ids += [(vocabulary.inert_id, "inert: padding, never written")]
+    return USE.format(
+        end_id=vocabulary.end_id,
+        ids="\n".join(f"| {token} | {what.replace('|', chr(92) + '|')} |" for token, what in ids),
+        scheme=vocabulary.scheme.name,
+        fingerprint=vocabulary.fingerprint,
+    )
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for a second's work."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _swap(part: Path, folder: Path) -> None:
+    """Put `part` in the place of `folder`."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
