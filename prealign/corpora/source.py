@@ -1,181 +1,310 @@
-"""Readers: where documents come from. Each is a frozen dataclass that yields them when called.
+"""Readers: where documents come from. Each is called and yields documents without spans.
 
-Ids are relative and stable; the order is that of sorted ids, so a corpus is the same every time.
+The order and the ids are the same on every run, and ids hold no absolute path. A file that is not
+UTF-8 is yielded all the same, its bad bytes as lone surrogates: cleaning counts and names it, and
+no shard can be written with it.
 """
 
 import gzip
 import json
 import os
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prealign.errors import DataError
+from prealign.corpora.clean import Rejects
+from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document
+from prealign.text.shards import KEY, read_shard
+
+TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
+FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
+"""Folders inside the standard library's that are not of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PythonSource:
-    """Python source of the running interpreter: its standard library and installed packages."""
+    """The Python source files of the running interpreter.
+
+    The source of a document is its top-level package (`numpy`), or `stdlib/json`.
+    """
 
     stdlib: bool = True
     packages: bool = True
-    tests: bool = False
-    """Also files in folders called test or tests."""
+    """The installed packages."""
+    include_tests: bool = False
 
     def __call__(self) -> Iterator[Document]:
-        """Yield files; the source is the top-level package, "stdlib/NAME" in the library."""
+        """Yield the files, those of the standard library first."""
         paths = sysconfig.get_paths()
-        roots: list[tuple[str, Path]] = []
         if self.stdlib:
-            roots.append(("stdlib", Path(paths["stdlib"])))
+            yield from self._tree(Path(paths["stdlib"]), "stdlib/")
         if self.packages:
-            roots += [("packages", Path(p)) for p in sorted({paths["purelib"], paths["platlib"]})]
-        for label, root in roots:
-            for path in _walk(root, self.tests):
-                inside = path.relative_to(root)
-                source = f"{label}/{inside.parts[0].removesuffix('.py')}"
-                yield Document(f"{label}/{inside.as_posix()}", _text(path), (), source)
+            for folder in sorted({Path(paths["purelib"]), Path(paths["platlib"])}):
+                yield from self._tree(folder, "")
+
+    def _tree(self, folder: Path, prefix: str) -> Iterator[Document]:
+        for file in _files(folder, "*.py", skip=FOREIGN):
+            inside = file.relative_to(folder)
+            if self.include_tests or not _is_test(inside):
+                top = inside.parts[0].removesuffix(".py")
+                yield _read(file, id=prefix + inside.as_posix(), source=prefix + top)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Folder:
-    """The files below a folder whose names end in one of `suffixes`."""
+    """The files below a folder whose names match a pattern.
+
+    The source of a document is the folder's name and the first part of the path below it.
+    """
 
     path: Path
-    suffixes: tuple[str, ...] = (".py",)
+    pattern: str = "*.py"
 
     def __call__(self) -> Iterator[Document]:
-        """Yield files; the source is the first folder below the root, or the file itself."""
-        if not self.path.is_dir():
-            raise DataError(f"{self.path}: is no folder")
-        for path in sorted(self.path.rglob("*")):
-            if path.suffix in self.suffixes and path.is_file():
-                inside = path.relative_to(self.path)
-                name = f"{self.path.resolve().name}/{inside.as_posix()}"
-                source = f"{self.path.resolve().name}/{inside.parts[0]}"
-                yield Document(name, _text(path), (), source)
+        """Yield the files, those of a folder before those of its folders.
+
+        Raises:
+            DataError: The folder is missing, or no file matches.
+        """
+        _must_exist(self.path)
+        name = self.path.resolve().name
+        file = None
+        for file in _files(self.path, self.pattern, skip=frozenset({"__pycache__", ".git"})):
+            inside = file.relative_to(self.path)
+            yield _read(file, id=f"{name}/{inside.as_posix()}", source=f"{name}/{inside.parts[0]}")
+        if file is None:
+            raise DataError(f"{self.path}: holds no file {self.pattern!r}")
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Single files, one document each; the id and the source are the file's name."""
+
+    paths: tuple[Path, ...]
+
+    def __call__(self) -> Iterator[Document]:
+        """Yield the files in the order given.
+
+        Raises:
+            DataError: A file is missing, or two have the same name.
+        """
+        names = [path.name for path in self.paths]
+        for path in self.paths:
+            _must_exist(path)
+            if names.count(path.name) > 1:
+                raise DataError(
+                    f"{path}: another file is called {path.name!r} too; ids must differ"
+                )
+            yield _read(path, id=path.name, source=path.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonLines:
-    """A JSONL file, gzipped or not, with one document a line."""
+    """One document per line of a JSONL file, which may be gzipped (`.gz`). Empty lines are none."""
 
     path: Path
-    text: str = "text"
-    id: str = "id"
-    """The field of the id; where a line has none, its number serves."""
-    source: str = "source"
-    """The field of the source; where a line has none, the id serves."""
+    text_field: str = "text"
+    id_field: str | None = None
+    """None: the id is `FILE:LINE`."""
+    source_field: str | None = None
+    """None: the source is the file's name."""
+    on_bad: Literal["raise", "collect"] = "raise"
+    """What becomes of a line that is no such document."""
 
-    def __call__(self) -> Iterator[Document]:
-        """Yield the lines' documents.
+    def __call__(self, rejects: Rejects | None = None) -> Iterator[Document]:
+        """Yield the documents; with `on_bad="collect"` bad lines are added to `rejects`.
 
         Raises:
-            DataError: A line is no JSON object with a text; the message has file and line.
+            DataError: A line is bad, or the file is missing or damaged.
+            ConfigError: Bad lines are to be collected, and there is nothing to collect them in.
         """
-        with _open(self.path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield self._document(number, line)
-
-    def _document(self, number: int, line: bytes) -> Document:
-        where = f"{self.path}:{number}"
+        if self.on_bad == "collect" and rejects is None:
+            raise ConfigError('on_bad="collect": call the reader with a Rejects')
+        _must_exist(self.path)
+        opened = gzip.open if self.path.suffix == ".gz" else open
+        number = 0
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: is not JSON ({error})") from None
-        text = row.get(self.text) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise DataError(f"{where}: has no text in field {self.text!r} (it has: {has})")
-        id = f"{self.path.name}:{row.get(self.id, number)}"
-        return Document(id, text, (), str(row.get(self.source, id)))
+            with opened(self.path, "rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if not line.strip():
+                        continue
+                    document = self._document(line, number)
+                    if isinstance(document, Document):
+                        yield document
+                    elif self.on_bad == "raise" or rejects is None:
+                        raise DataError(f"{self.path}:{number}: {document}")
+                    else:
+                        rejects.add("bad line", f"{self.path.name}:{number}: {document}")
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.path}:{number + 1}: cannot be read ({error})") from error
+
+    def _document(self, line: bytes, number: int) -> Document | str:
+        """Return the document of a line, or what is wrong with it."""
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            return f"byte {error.start} is not UTF-8; write the file as UTF-8"
+        except json.JSONDecodeError as error:
+            got = line.decode().strip()[:40]
+            return f"not JSON ({error.msg}, column {error.colno}): {got!r}; expected one object"
+        except RecursionError:
+            return "nests too deep to be read as JSON"
+        if not isinstance(row, dict):
+            return f"is a {type(row).__name__}; expected an object with {self.text_field!r}"
+        values = {"text": self.text_field, "id": self.id_field, "source": self.source_field}
+        found = {"id": f"{self.path.name}:{number}", "source": self.path.name}
+        for name, key in values.items():
+            if key is None:
+                continue
+            if key not in row:
+                return f"has no field {key!r} (it has: {', '.join(row) or 'none'})"
+            value = row[key]
+            if name == "id" and type(value) is int:
+                value = str(value)
+            if not isinstance(value, str):
+                return f"field {key!r} is a {type(value).__name__}; expected a string"
+            surrogate = _lone_surrogate(value)
+            if surrogate is not None:
+                return f"field {key!r} has a lone surrogate at character {surrogate}"
+            found[name] = value
+        return Document(found["id"], found["text"], source=found["source"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParquetFile:
-    """A Parquet file with a column of texts."""
+class ParquetFiles:
+    """One document per row of a Parquet file, or of all `*.parquet` of a folder."""
 
     path: Path
-    text: str = "text"
+    text_column: str = "text"
+    id_column: str | None = None
+    """None: the id is `FILE:ROW`, counted from 1."""
+    source_column: str | None = None
+    """None: the source is the file's name."""
 
     def __call__(self) -> Iterator[Document]:
-        """Yield the rows' documents.
+        """Yield the documents, file by file in the order of their names.
 
         Raises:
-            DataError: There is no such column, or a row has no text; the message has the row.
+            DataError: A file is missing or damaged, or has no such column of strings.
         """
-        with pq.ParquetFile(self.path) as file:
-            names = file.schema_arrow.names
-            if self.text not in names:
-                raise DataError(
-                    f"{self.path}: has no column {self.text!r} (it has: {', '.join(names)})"
-                )
-            columns = [name for name in (self.text, "id", "source") if name in names]
-            number = 0
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+        _must_exist(self.path)
+        files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
+        if not files:
+            raise DataError(f"{self.path}: holds no file '*.parquet'")
+        for file in files:
+            try:
+                yield from self._rows(file)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DataError(f"{file}: cannot be read as Parquet ({error})") from error
+
+    def _rows(self, path: Path) -> Iterator[Document]:
+        values = {"text": self.text_column, "id": self.id_column, "source": self.source_column}
+        columns = {name: column for name, column in values.items() if column is not None}
+        number = 0
+        with pq.ParquetFile(path) as file:
+            has = file.schema_arrow.names
+            for column in columns.values():
+                if column not in has:
+                    raise DataError(f"{path}: has no column {column!r} (it has: {', '.join(has)})")
+            for batch in file.iter_batches(batch_size=256, columns=list(columns.values())):
                 for row in batch.to_pylist():
                     number += 1
-                    yield self._document(number, row)
-
-    def _document(self, number: int, row: dict[str, Any]) -> Document:
-        if not isinstance(row[self.text], str):
-            raise DataError(f"{self.path}, row {number}: {self.text!r} is no text")
-        id = f"{self.path.name}:{row.get('id', number)}"
-        return Document(id, row[self.text], (), str(row.get("source") or id))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextFile:
-    """One file of plain text as one document."""
-
-    path: Path
-
-    def __call__(self) -> Iterator[Document]:
-        """Yield the file."""
-        yield Document(self.path.name, _text(self.path), (), self.path.name)
+                    found = {"id": f"{path.name}:{number}", "source": path.name}
+                    for name, column in columns.items():
+                        if not isinstance(row[column], str):
+                            raise DataError(
+                                f"{path}: row {number}: column {column!r} is {row[column]!r}; "
+                                "expected a string"
+                            )
+                        found[name] = row[column]
+                    yield Document(found["id"], found["text"], source=found["source"])
 
 
 def read_path(path: Path) -> Iterator[Document]:
-    """Yield the documents at `path`, read as its suffix says.
+    """Return the documents of a file or folder, read as its name says.
+
+    `.py`, `.txt` and `.md` files are one document each; `.jsonl` and `.jsonl.gz` files have one a
+    line, in the field `text`; `.parquet` files one a row, in the column `text`, and if they are
+    shards, their documents without spans. Of a folder the files of one kind are read, the first
+    there is of: `.py`, `.md`, `.txt` (at any depth), `.parquet`.
 
     Raises:
-        DataError: There is nothing, or its suffix is unknown.
+        DataError: The path is missing, or nothing here can read it.
     """
+    _must_exist(path)
     if path.is_dir():
-        return Folder(path=path)()
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder")
+        for pattern in ("*.py", "*.md", "*.txt"):
+            if next(_files(path, pattern, skip=frozenset()), None):
+                return Folder(path, pattern)()
+        files: Sequence[Path] = sorted(path.glob("*.parquet"))
+        if not files:
+            raise DataError(f"{path}: holds no .py, .md, .txt or .parquet files")
+        return (document for file in files for document in _read_parquet(file))
+    if path.suffix in (".py", ".txt", ".md"):
+        return TextFiles((path,))()
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return JsonLines(path=path)()
     if path.suffix == ".parquet":
-        return ParquetFile(path=path)()
-    if path.suffix in (".txt", ".md", ".rst", ".py"):
-        return TextFile(path=path)()
+        return _read_parquet(path)
     raise DataError(
-        f"{path}: unknown suffix {path.suffix!r}; give a folder of .py files, or a "
-        ".py, .txt, .md, .rst, .jsonl, .jsonl.gz or .parquet file"
+        f"{path}: cannot tell how to read it; "
+        "allowed: a folder, .py, .txt, .md, .jsonl, .jsonl.gz, .parquet"
     )
 
 
-def _walk(root: Path, tests: bool) -> Iterator[Path]:
-    """Yield the .py files below `root` in the order of their paths."""
-    skipped = {"__pycache__", "site-packages", "dist-packages", "lib2to3"}
-    skipped |= set() if tests else {"test", "tests", "idle_test"}
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in skipped)
-        yield from (Path(folder) / name for name in sorted(files) if name.endswith(".py"))
+def _read_parquet(path: Path) -> Iterator[Document]:
+    try:
+        metadata: dict[bytes, Any] = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+    if KEY not in metadata:
+        yield from ParquetFiles(path=path)()
+        return
+    for document in read_shard(path):
+        yield replace(document, spans=(), problem=None)
 
 
-def _text(path: Path) -> str:
-    """Return a file's text; bytes that are not UTF-8 become lone surrogates for `clean`."""
-    return path.read_bytes().decode("utf-8", errors="surrogateescape")
+def _files(folder: Path, pattern: str, *, skip: frozenset[str]) -> Iterator[Path]:
+    """Yield the files below a folder that match, sorted, those of a folder before its folders'."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in skip)
+        yield from (Path(place, name) for name in sorted(names) if fnmatch(name, pattern))
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+def _is_test(inside: Path) -> bool:
+    name = inside.name
+    return (
+        not TEST_FOLDERS.isdisjoint(inside.parts[:-1])
+        or name.startswith("test_")
+        or name.endswith("_test.py")
+        or name == "conftest.py"
+    )
+
+
+def _read(path: Path, *, id: str, source: str) -> Document:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return Document(id=id, text=data.decode(errors="surrogateescape"), source=source)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: is not there")
+
+
+def _lone_surrogate(text: str) -> int | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
