@@ -20,6 +20,8 @@ from prealign.errors import DataError
 BLOCK = 64
 """Ids that are cumulated together at first."""
 MASK64 = (1 << 64) - 1
+STRIDE = np.uint64(0x9E3779B97F4A7C15)
+"""SplitMix64's: 2^64 over the golden ratio."""
 
 
 def uniforms(seeds: Sequence[int], steps: Sequence[int]) -> np.ndarray:
@@ -29,11 +31,10 @@ def uniforms(seeds: Sequence[int], steps: Sequence[int]) -> np.ndarray:
     (Steele et al. 2014): nothing is carried from step to step, so a sample does not depend on
     the batch it is drawn in.
     """
-    keys = np.array([seed & MASK64 for seed in seeds], dtype=np.uint64)
+    keys = np.array([int(seed) & MASK64 for seed in seeds], dtype=np.uint64)
     counters = np.array(steps, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        mixed = _mix(_mix(keys) + counters * np.uint64(0x9E3779B97F4A7C15))
-    return _uniform(mixed)
+    # Zero mixes to zero; the first step takes seed 0 away from there.
+    return _uniform(_mix(_mix(keys + STRIDE) + counters * STRIDE))
 
 
 def choose(

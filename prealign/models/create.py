@@ -1,7 +1,7 @@
 """Llama-style models from scratch: their shape, and fresh weights from a seed."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -77,11 +77,11 @@ def make_model(shape: LlamaShape, vocab_size: int, *, seed: int) -> LlamaForCaus
         "eos_token_id": None,
         "pad_token_id": None,
         "attn_implementation": "sdpa",
-        "dtype": "float32",
     }
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(**settings))
+        model: Any = LlamaForCausalLM(LlamaConfig(**settings))
+    return cast(LlamaForCausalLM, model.float())
 
 
 def num_parameters(model: nn.Module) -> int:
