@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
 
 
@@ -36,6 +37,8 @@ def run(
 
     values = dict(_pair(assignment) for assignment in assignments or [])
     size = values.pop("size", None)
+    if size not in (None, *SIZES):
+        raise ConfigError(f"size={size}: expected one of {', '.join(SIZES)}")
     make = _find(recipe)
     what = make(size) if size else make()
     what = override(what, [f"{key}={value}" for key, value in values.items()])

@@ -24,16 +24,27 @@ WORDS = {"true": True, "false": False, "none": None}
 def override(settings: T, assignments: Sequence[str]) -> T:
     """Return a copy of `settings` with dotted assignments such as `train.lr=1e-3` applied.
 
+    All of them are applied at once, so that settings that must fit each other can be changed
+    together; of two for one setting, the last counts.
+
     Raises:
         ConfigError: An assignment has no `=`, names a setting that does not exist, or gives a
             value of another type than the annotation's.
     """
+    tree: dict[str, Any] = {}
     for assignment in assignments:
         path, sep, text = assignment.partition("=")
         if not sep:
             raise ConfigError(f"{assignment!r}: expected KEY=VALUE, for example train.lr=1e-3")
-        settings = _replace(settings, path.split("."), text, where=path)
-    return settings
+        *outer, last = path.split(".")
+        node = tree
+        for key in outer:
+            node = node.setdefault(key, {})
+            if isinstance(node, str):
+                raise ConfigError(f"{path}: {key} is given a value of its own as well")
+        node[last] = text
+    changed: T = _replaced(settings, tree, where="")
+    return changed
 
 
 def to_json(value: Any) -> Any:
@@ -60,23 +71,26 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _replace(node: Any, keys: list[str], text: str, *, where: str) -> Any:
-    key, rest = keys[0], keys[1:]
-    if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        raise ConfigError(f"{where}: a {type(node).__name__} has no settings below it")
-    names = [f.name for f in dataclasses.fields(node) if f.init]
-    if key not in names:
-        near = difflib.get_close_matches(key, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(
-            f"{where}: {type(node).__name__} has no setting {key!r}{hint} "
-            f"(it has: {', '.join(names)})"
-        )
-    if rest:
-        new = _replace(getattr(node, key), rest, text, where=where)
-    else:
-        new = _parse(text, typing.get_type_hints(type(node))[key], where=where)
-    return dataclasses.replace(node, **{key: new})
+def _replaced(node: Any, tree: dict[str, Any], *, where: str) -> Any:
+    """Return `node` with the settings of `tree` replaced, in one step."""
+    new: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{where}.{key}" if where else key
+        if not dataclasses.is_dataclass(node) or isinstance(node, type):
+            raise ConfigError(f"{path}: a {type(node).__name__} has no settings below it")
+        names = [f.name for f in dataclasses.fields(node) if f.init]
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"{path}: {type(node).__name__} has no setting {key!r}{hint} "
+                f"(it has: {', '.join(names)})"
+            )
+        if isinstance(value, dict):
+            new[key] = _replaced(getattr(node, key), value, where=path)
+        else:
+            new[key] = _parse(value, typing.get_type_hints(type(node))[key], where=path)
+    return dataclasses.replace(node, **new) if new else node
 
 
 def _parse(text: str, kind: Any, *, where: str) -> Any:

@@ -85,8 +85,9 @@ def target_logp(model: PreTrainedModel, ids_BL: torch.Tensor) -> torch.Tensor:
     try:
         ids_BL = ids_BL.to(model.device)
         logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits.float()
-        chosen_BL = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1)
-        return chosen_BL - logits_BLV.logsumexp(-1)
+        chosen_BL: torch.Tensor = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1)
+        total_BL: torch.Tensor = logits_BLV.logsumexp(-1)
+        return chosen_BL - total_BL
     finally:
         for module in modules:
             module.training = True

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from prealign.errors import ConfigError
 from prealign.evals.stats import Estimate, expected_max, mean_interval
-from prealign.guard.gate import Guard, reemit
-from prealign.guard.policy import stay
+from prealign.guard.gate import Guard
+from prealign.guard.policy import reemit, stay
 from prealign.models.sample import Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
 from prealign.tokens.vocabulary import Vocabulary
@@ -191,7 +191,7 @@ def parses_as_python(text: str) -> bool:
 def sample_row(writing: Writing) -> dict[str, Any]:
     """Return a row of samples.jsonl."""
     at, end = len(writing.prompt), len(writing.text)
-    spans = [{"start": 0, "end": at, "mode": None}] if at else []
+    spans: list[dict[str, Any]] = [{"start": 0, "end": at, "mode": None}] if at else []
     spans.append({"start": at, "end": end, "mode": writing.mode})
     findings = [
         {"start": f.start_char, "end": f.end_char, "code": f.code, "message": f.message}

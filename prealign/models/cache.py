@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 FIRST_TOKENS = 64
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class GrowingLayer(DynamicLayer):
     """Keys and values of one layer in a buffer that doubles when it is full.
 
     transformers' own dynamic layer copies all keys and values at every step.

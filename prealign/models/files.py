@@ -156,12 +156,12 @@ def _use(vocabulary: Vocabulary) -> str:
 def _no_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing a bar for a second's work."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def _swap(part: Path, folder: Path) -> None:

@@ -5,7 +5,7 @@ A stage that finds its finished folder reads it; one that was interrupted goes o
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from prealign.score.tag import Threshold
 from prealign.text.document import Document, Scorer, Segmenter
 from prealign.text.scheme import GOOD_BAD, Scheme
 from prealign.text.shards import read_shards
-from prealign.tokens.encode import Encoder
+from prealign.tokens.encode import Encoder, uniform
 from prealign.tokens.shards import TokenShard, read_tokens, write_tokens
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
@@ -38,6 +38,8 @@ class CorpusSettings:
     segmenter: Segmenter
     tagger: Threshold
     cleaning: Cleaning
+    share: float = 1.0
+    """Share of the documents that is used, chosen by a hash of their ids."""
     scheme: Scheme = GOOD_BAD
     vocab_size: int = 2048
     """Ids in all: text tokens, end of text, tags, the inert id."""
@@ -68,7 +70,8 @@ def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
     if not (folder / "rejects.json").exists():
         say("reading, cleaning and scoring the corpus")
         rejects = Rejects()
-        documents = clean(settings.source(), settings.cleaning, rejects)
+        read = thinned(settings.source(), settings.share)
+        documents = clean(read, settings.cleaning, rejects)
         annotate(
             documents,
             annotated,
@@ -103,6 +106,13 @@ def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line
     heldout = _heldout(annotated, settings)
     summary = _summary(folder, heldout)
     return Prepared(vocabulary, read_tokens(folder / "tokens"), heldout, summary)
+
+
+def thinned(documents: Iterable[Document], share: float) -> Iterator[Document]:
+    """Yield a share of the documents, chosen by a hash of their ids, whatever their order."""
+    for document in documents:
+        if uniform(document.id, 0, seed=0) < share:
+            yield document
 
 
 def bad_prompts(documents: list[Document], *, lines: int, count: int) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
+from prealign.recipes.data import thinned
 from prealign.recipes.workers import run_workers
 from prealign.report.load import load_study
 from prealign.report.page import write_report
@@ -56,6 +57,8 @@ class FirstSteps:
     vocab_size: int = 2048
     text_tokens: int = 2_000_000
     samples: int = 256
+    share: float = 1.0
+    """Share of the files that is read."""
     seeds: int = 1
     first_seed: int = 0
 
@@ -81,7 +84,8 @@ def prepare(settings: FirstSteps, out: Path) -> None:
     """Read, clean, score and tag the text; train a tokenizer on it; encode it with its tags."""
     if (out / "tokens").exists():
         return
-    text = clean(PythonSource(packages=False)(), Cleaning(near_duplicates=False), Rejects())
+    files = thinned(PythonSource(packages=False)(), settings.share)
+    text = clean(files, Cleaning(near_duplicates=False), Rejects())
     scorer = SingleQuotes()
     annotate(
         text, out / "annotated", segmenter=Lines(), scorer=scorer,
@@ -163,7 +167,6 @@ CONDITIONS = {
 READINGS = {"mle": ["no tags"], "conditional": ["true tags", "no tags", "all good"]}
 
 
-
 def describe(settings: FirstSteps, out: Path, runs: list[tuple[str, int]]) -> dict[str, object]:
     """Return what the report needs to know of the two arms."""
     arms = [
@@ -199,4 +202,5 @@ def recipe(size: str = "small") -> FirstSteps:
         sampling=Sampling(temperature=0.7, top_p=0.9, max_text_tokens=160),
         text_tokens=40_000 if tiny else 2_000_000,
         samples=32 if tiny else 256,
+        share=0.15 if tiny else 1.0,
     )

@@ -24,7 +24,7 @@ from prealign.train.settings import TrainSettings
 SIZES = {
     "tiny": (
         "shape.width=64", "shape.layers=2", "shape.heads=2", "shape.max_tokens=192",
-        "corpus.vocab_size=1024", "corpus.tokenizer_chars=2000000",
+        "corpus.vocab_size=1024", "corpus.tokenizer_chars=2000000", "corpus.share=0.02",
         "corpus.heldout_bytes=60000", "text_tokens=200000", "train.batch_rows=8",
         "train.lr=4e-3", "train.evals=1", "measuring.samples=64",
         "measuring.sampling.max_text_tokens=128",
@@ -77,6 +77,7 @@ def recipe(size: Size = "tiny") -> Comparison:
             segmenter=Lines(),
             tagger=Threshold(score="pycodestyle", max_good=0.0, unjudged="drop"),
             cleaning=Cleaning(),
+            share=0.4,
             vocab_size=4096,
         ),
         shape=LlamaShape(width=192, layers=6, heads=6, max_tokens=256),
@@ -84,7 +85,7 @@ def recipe(size: Size = "tiny") -> Comparison:
         measuring=Measuring(
             scorer=replace(Pycodestyle(), on_broken="count"),
             unit="violations per character",
-            sampling=Sampling(temperature=0.7, top_p=0.9, max_text_tokens=320),
+            sampling=Sampling(temperature=0.7, top_p=0.9, max_text_tokens=192),
             parses=parses_as_python,
         ),
         arms=(MLE, CONDITIONAL),

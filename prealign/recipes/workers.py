@@ -28,7 +28,9 @@ def run_workers(
         TrainError: A job failed; the others that had started are left to end first.
     """
     context = multiprocessing.get_context("spawn")
-    waiting, running, failed = list(jobs), dict[str, BaseProcess](), list[str]()
+    waiting = list(jobs)
+    running: dict[str, BaseProcess] = {}
+    failed: list[str] = []
     with _display(console) as display:
         tasks: dict[str, TaskID] = {}
         last_line = time.monotonic()
@@ -36,7 +38,7 @@ def run_workers(
             while waiting and len(running) < processes and not failed:
                 name, function, arguments = waiting.pop(0)
                 log = out / f"{name}.log"
-                process = context.Process(
+                process: BaseProcess = context.Process(
                     target=_work, args=(log, threads, function, arguments), name=name
                 )
                 process.start()
@@ -55,8 +57,8 @@ def run_workers(
                 for name in running:
                     console.print(f"{name}: {_state(out / name)[1]}", highlight=False)
     if failed:
-        log = (out / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
-        said = log[-1] if log else "it said nothing"
+        lines = (out / f"{failed[0]}.log").read_text(errors="replace").strip().splitlines()
+        said = lines[-1] if lines else "it said nothing"
         raise TrainError(f"{failed[0]} failed: {said} (all of it: {out / failed[0]}.log)")
 
 

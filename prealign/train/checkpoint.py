@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import safe_open
@@ -45,7 +45,7 @@ def save_checkpoint(
     All processes take part (to gather what is sharded); the one that `writes` does.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights, moments = get_state_dict(model, optimizer, options=options)
+    weights, moments = _full_state(model, optimizer, options)
     if not writes:
         return
     tensors: dict[str, Tensor] = {}
@@ -91,7 +91,7 @@ def load_checkpoint(
             "name another run folder or delete this one"
         )
     options = StateDictOptions(full_state_dict=True)
-    weights, moments = get_state_dict(model, optimizer, options=options)
+    weights, moments = _full_state(model, optimizer, options)
     with safe_open(found[-1] / "tensors.safetensors", framework="pt") as file:
         names = set(file.keys())
         new_weights: dict[str, Any] = {
@@ -108,7 +108,14 @@ def load_checkpoint(
         model,
         optimizer,
         model_state_dict=new_weights,
-        optim_state_dict=moments,
+        optim_state_dict=cast(Any, moments),
         options=StateDictOptions(full_state_dict=True, strict=False),
     )
     return state
+
+
+def _full_state(
+    model: nn.Module, optimizer: Optimizer, options: StateDictOptions
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    weights, moments = get_state_dict(model, optimizer, options=options)
+    return dict(weights), dict(moments)

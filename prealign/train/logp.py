@@ -28,8 +28,9 @@ class TargetLogp(nn.Module):
                 input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
             ).last_hidden_state
             logits_BLV = self.model.get_output_embeddings()(hidden_BLD)
-        chosen_BL = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
-        return chosen_BL - logits_BLV.float().logsumexp(dim=-1)
+        chosen_BL: Tensor = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
+        total_BL: Tensor = logits_BLV.float().logsumexp(dim=-1)
+        return chosen_BL - total_BL
 
 
 def within_documents(document_BL: Tensor) -> Tensor:

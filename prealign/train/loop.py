@@ -104,7 +104,8 @@ class _Trainer:
     ) -> None:
         self.objective, self.data, self.settings = objective, data, settings
         self.folder, self.group = run, group
-        self.model = model.to(group.device)
+        self.model = model
+        nn.Module.to(model, group.device)
         self.steps = num_steps(data, settings.batch_rows)
         if settings.batch_rows % group.size:
             raise TrainError(

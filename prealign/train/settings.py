@@ -85,7 +85,7 @@ def uses_bf16(settings: TrainSettings, device: torch.device) -> bool:
     if settings.precision != "auto":
         return settings.precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if device.type == "cpu" and cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags

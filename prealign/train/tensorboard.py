@@ -19,14 +19,14 @@ class EventLog:
             raise MissingDependency(
                 'train.tensorboard=true needs TensorBoard: pip install "prealign[tensorboard]"'
             )
-        self.writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, row: dict[str, Any]) -> None:
         """Write the numbers of a row at its step."""
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """Write what is left."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()

@@ -1,0 +1,52 @@
+import pytest
+
+from prealign.errors import RunError
+from prealign.runs import open_run, read_jsonl, read_run, write_atomic
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    run = open_run(tmp_path / "run", {"a": 1})
+    run.append("metrics", [{"step": 1}])
+    run.append("metrics", [{"step": 2, "text": "\u00e9\n"}])
+    assert run.rows("metrics") == [{"step": 1}, {"step": 2, "text": "\u00e9\n"}]
+
+
+def test_a_line_torn_by_a_kill_is_cut_off(tmp_path):
+    run = open_run(tmp_path / "run", {})
+    run.append("metrics", [{"step": 1}])
+    with (run.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 2, "lo')
+    assert run.rows("metrics") == [{"step": 1}]
+    run.append("metrics", [{"step": 2}])
+    assert list(read_jsonl(run.path / "metrics.jsonl")) == [{"step": 1}, {"step": 2}]
+
+
+def test_nan_is_refused_and_nothing_is_written(tmp_path):
+    run = open_run(tmp_path / "run", {})
+    with pytest.raises(ValueError, match="Out of range float"):
+        run.append("metrics", [{"loss": float("nan")}])
+    assert run.rows("metrics") == []
+
+
+def test_a_run_is_found_again_with_the_same_settings_only(tmp_path):
+    open_run(tmp_path / "run", {"lr": 1, "deep": {"x": [1, 2]}}, recipe="r")
+    open_run(tmp_path / "run", {"lr": 1, "deep": {"x": (1, 2)}}, recipe="r")
+    with pytest.raises(RunError, match=r"settings.deep.x was \[1, 2\], is now \[1, 3\]"):
+        open_run(tmp_path / "run", {"lr": 1, "deep": {"x": [1, 3]}}, recipe="r")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="is not empty and holds no run"):
+        open_run(tmp_path, {})
+    with pytest.raises(RunError, match="holds no run"):
+        read_run(tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    file = tmp_path / "x"
+    write_atomic(file, "old")
+    write_atomic(file, b"new")
+    assert file.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
