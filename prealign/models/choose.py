@@ -19,6 +19,9 @@ from prealign.errors import DataError
 
 BLOCK = 64
 """Ids that are cumulated together at first."""
+AT_ONCE = 1 << 19
+"""Weights that a CPU works on at once: as many as its caches hold, over which it is four times
+faster than over 64 rows of 50,000."""
 MASK64 = (1 << 64) - 1
 STRIDE = np.uint64(0x9E3779B97F4A7C15)
 """SplitMix64's: 2^64 over the golden ratio."""
@@ -63,13 +66,21 @@ def choose(
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
     # From the largest downwards: whatever the temperature, the largest weight is 1.
-    weights_BV = logits_BV.sub_(best_B[:, None])
+    at_once = len(logits_BV)
+    if logits_BV.device.type == "cpu":
+        at_once = max(1, AT_ONCE // logits_BV.shape[-1])
+    parts = zip(*(x.split(at_once) for x in (logits_BV, best_B[:, None], uniforms_B)), strict=True)
+    return torch.cat([_draw(part.sub_(best), u, temperature, top_p) for part, best, u in parts])
+
+
+def _draw(logits_RV: Tensor, uniforms_R: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Choose by logits whose largest is 0."""
     if temperature != 1:
-        weights_BV = weights_BV.div_(temperature)
-    weights_BV = weights_BV.exp_()
+        logits_RV = logits_RV.div_(temperature)
+    weights_RV = logits_RV.exp_()
     if top_p == 1:
-        return inverse_cdf(weights_BV, uniforms_B)
-    return _nucleus(weights_BV, uniforms_B, top_p)
+        return inverse_cdf(weights_RV, uniforms_R)
+    return _nucleus(weights_RV, uniforms_R, top_p)
 
 
 def inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class BiasedModel(nn.Module):
         """Return the logits for each token, or for the last `logits_to_keep` (0: for all)."""
         rows, tokens = input_ids.shape
         kept = min(logits_to_keep or tokens, tokens)
-        return FakeOutput(self.logits_V.repeat(rows, kept, 1))  # type: ignore[operator]
+        return FakeOutput(self.get_buffer("logits_V").repeat(rows, kept, 1))
 
 
 class UniformModel(BiasedModel):

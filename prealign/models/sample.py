@@ -136,7 +136,9 @@ def sample(
 ) -> list[Sampled]:
     """Return one sample per prompt, in order; each depends on its prompt and its seed alone.
 
-    The model is put in evaluation mode meanwhile, and every module gets its own flag back.
+    The model is put in evaluation mode meanwhile, and every module gets its own flag back. It
+    runs in the type of its weights, or in that of a `torch.autocast` around this call; choosing
+    is always in float32. In bfloat16 a row depends on its batch a little more, by rounding.
 
     Args:
         model: A transformers causal LM, or a fake with its call signature (`models.fake`).

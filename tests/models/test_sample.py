@@ -81,6 +81,25 @@ def test_a_sample_is_the_same_in_any_batch(model, vocabulary, top_p):
     assert len({one.ids for one in alone}) == len(alone)
 
 
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_a_model_in_bfloat16_is_sampled_on_float32_logits(model, vocabulary, how):
+    types = []
+
+    def hook(logits_BV, last_ids_B):
+        types.append(logits_BV.dtype)
+        return logits_BV
+
+    if how == "weights":
+        model = model.bfloat16()
+    prompts = prompts_of(vocabulary, [2, 4])
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        out = sample(model, prompts, GREEDY, seeds=[0, 1], vocabulary=vocabulary, hook=hook)
+    assert set(types) == {torch.float32}
+    # The first id, before roundings add up, is that of the model itself.
+    logits = model.eval()(torch.tensor([prompts[0]])).logits[0, -1]
+    assert out[0].ids[0] == int(logits.argmax())
+
+
 def test_seeds_reproduce_and_tell_samples_apart(model, vocabulary):
     prompts = prompts_of(vocabulary, [0] * 4)
     first = sample(model, prompts, DRAWN, seeds=[1, 2, 3, 1], vocabulary=vocabulary)
