@@ -30,10 +30,13 @@ Check = Callable[[Document], tuple[str, str] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning:
-    """What is left out. Checks run in the order of the fields; the first that fails counts."""
+    """What is left out, besides texts that are not UTF-8 or hold null characters.
 
-    min_chars: int = 200
-    max_chars: int = 100_000
+    Checks run from cheap to dear; the first that fails counts.
+    """
+
+    min_chars: int = 500
+    max_chars: int = 60_000
     generated: bool = False
     """Keep files whose first lines say that a program wrote them."""
     exact_duplicates: bool = False
@@ -76,7 +79,7 @@ def clean(
         ConfigError: A setting is out of its range.
         MissingDependency: Near-duplicates are asked for without the package that finds them.
     """
-    checks: list[Check] = [_unicode, _Size(settings.min_chars, settings.max_chars)]
+    checks: list[Check] = [_unicode, _null, _Size(settings.min_chars, settings.max_chars)]
     if not settings.generated:
         checks.append(_generated)
     if not settings.exact_duplicates:
@@ -105,6 +108,11 @@ def _unicode(document: Document) -> tuple[str, str] | None:
     except UnicodeEncodeError as error:
         return "not UTF-8", f"character {error.start} is {document.text[error.start]!r}"
     return None
+
+
+def _null(document: Document) -> tuple[str, str] | None:
+    at = document.text.find("\0")
+    return ("null character", f"at character {at}") if at >= 0 else None
 
 
 def _generated(document: Document) -> tuple[str, str] | None:

@@ -113,9 +113,9 @@ class JsonLines:
     path: Path
     text_field: str = "text"
     id_field: str | None = None
-    """None: the id is `FILE:LINE`."""
+    """None: the field `id` where a line has it, else `FILE:LINE`."""
     source_field: str | None = None
-    """None: the source is the file's name."""
+    """None: the field `source` where a line has it, else the file's name."""
     on_bad: Literal["raise", "collect"] = "raise"
     """What becomes of a line that is no such document."""
 
@@ -159,12 +159,13 @@ class JsonLines:
             return "nests too deep to be read as JSON"
         if not isinstance(row, dict):
             return f"is a {type(row).__name__}; expected an object with {self.text_field!r}"
-        values = {"text": self.text_field, "id": self.id_field, "source": self.source_field}
+        fields = {"text": self.text_field, "id": self.id_field, "source": self.source_field}
         found = {"id": f"{self.path.name}:{number}", "source": self.path.name}
-        for name, key in values.items():
-            if key is None:
-                continue
+        for name, asked in fields.items():
+            key = asked or name
             if key not in row:
+                if asked is None:
+                    continue
                 return f"has no field {key!r} (it has: {', '.join(row) or 'none'})"
             value = row[key]
             if name == "id" and type(value) is int:
@@ -185,9 +186,9 @@ class ParquetFiles:
     path: Path
     text_column: str = "text"
     id_column: str | None = None
-    """None: the id is `FILE:ROW`, counted from 1."""
+    """None: the column `id` if there is one, else `FILE:ROW`, counted from 1."""
     source_column: str | None = None
-    """None: the source is the file's name."""
+    """None: the column `source` if there is one, else the file's name."""
 
     def __call__(self) -> Iterator[Document]:
         """Yield the documents, file by file in the order of their names.
@@ -206,11 +207,11 @@ class ParquetFiles:
                 raise DataError(f"{file}: cannot be read as Parquet ({error})") from error
 
     def _rows(self, path: Path) -> Iterator[Document]:
-        values = {"text": self.text_column, "id": self.id_column, "source": self.source_column}
-        columns = {name: column for name, column in values.items() if column is not None}
+        asked = {"text": self.text_column, "id": self.id_column, "source": self.source_column}
         number = 0
         with pq.ParquetFile(path) as file:
             has = file.schema_arrow.names
+            columns = {name: c or name for name, c in asked.items() if c is not None or name in has}
             for column in columns.values():
                 if column not in has:
                     raise DataError(f"{path}: has no column {column!r} (it has: {', '.join(has)})")

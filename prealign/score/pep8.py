@@ -81,7 +81,7 @@ class Pycodestyle:
         text, spans = document.text, document.spans
         ends = Lines()(text)
         problem, errors = self._errors(text, ends)
-        findings = [_finding(text, ends, *error) for error in errors if text]
+        findings = sorted(_finding(text, ends, *error) for error in errors if text)
         if problem is not None:
             return Judgement([None] * len(spans), findings, problem)
         counts = [0] * len(spans)

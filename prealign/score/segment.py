@@ -15,7 +15,7 @@ ABBREVIATED = """
 """
 ABBREVIATIONS = frozenset(word + "." for word in ABBREVIATED.split())
 INITIALS = re.compile(r"(?:[^\W\d_]\.)+", re.ASCII)
-NUMBERED = re.compile(r"\(?\d{1,3}\.")
+NUMBERED = re.compile(r"\(?\d{1,3}\)?\.")
 
 
 @dataclass(frozen=True)
