@@ -136,7 +136,7 @@ class JsonLines:
                 for number, line in enumerate(stream, start=1):
                     if not line.strip():
                         continue
-                    document = self._document(line, number)
+                    document = self._document(line.rstrip(b"\r\n"), number)
                     if isinstance(document, Document):
                         yield document
                     elif self.on_bad == "raise" or rejects is None:
@@ -153,7 +153,7 @@ class JsonLines:
         except UnicodeDecodeError as error:
             return f"byte {error.start} is not UTF-8; write the file as UTF-8"
         except json.JSONDecodeError as error:
-            got = line.decode().strip()[:40]
+            got = line.decode()[:40]
             return f"not JSON ({error.msg}, column {error.colno}): {got!r}; expected one object"
         except RecursionError:
             return "nests too deep to be read as JSON"
