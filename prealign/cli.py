@@ -134,14 +134,10 @@ def report(
     """Print a run's table and write its page, report.html, into its folder."""
     from rich.console import Console
 
-    from prealign.report.load import load_study
-    from prealign.report.page import write_report
-    from prealign.report.tables import print_table
+    from prealign.report.page import publish
 
     for folder in runs:
-        if (folder / "study.json").exists():
-            print_table(load_study(folder), Console())
-        typer.echo(f"report: {write_report(folder)}")
+        publish(folder, Console())
 
 
 @app.command()

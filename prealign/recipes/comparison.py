@@ -31,10 +31,9 @@ from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.batch import Objective
 from prealign.recipes.data import CorpusSettings, Prepared, bad_prompts, prepare, read_prepared
+from prealign.recipes.results import write_study
 from prealign.recipes.workers import run_workers
-from prealign.report.load import load_study
-from prealign.report.page import write_report
-from prealign.report.tables import print_table
+from prealign.report.page import publish
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Scorer
 from prealign.tokens.pack import Packed, shuffled_order
@@ -107,11 +106,17 @@ class Comparison:
             for arm in self.arms
         ]
         run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
-        write_study(out, self)
-        print_table(load_study(out), console)
-        report = write_report(out)
-        say(f"report: {report}")
-        return report
+        write_study(
+            out,
+            title=self.title,
+            question=self.question,
+            scorer=self.measuring.scorer,
+            unit=self.measuring.unit,
+            arms=[(arm.name, arm.conditions[0].name, arm.loss_tags[0]) for arm in self.arms],
+            seeds=range(self.first_seed, self.first_seed + self.seeds),
+            corpus=read_prepared(self.corpus, out).summary,
+        )
+        return publish(out, console)
 
 
 def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) -> None:
@@ -218,34 +223,6 @@ def open_study(out: Path, study: Comparison) -> RunFolder:
     for key in ("seeds", "first_seed", "processes", "threads"):
         del settings[key]
     return open_run(out, settings, recipe=study.title)
-
-
-def write_study(out: Path, study: Comparison) -> None:
-    """Write study.json: what the report reads (docs/formats.md)."""
-    data = read_prepared(study.corpus, out)
-    arms = [
-        {
-            "arm": arm.name,
-            "seed": seed,
-            "folder": f"{arm.name}-seed{seed}",
-            "condition": arm.conditions[0].name,
-            "loss_condition": arm.loss_tags[0],
-        }
-        for arm in study.arms
-        for seed in range(study.first_seed, study.first_seed + study.seeds)
-    ]
-    scorer = study.measuring.scorer
-    content = {
-        "title": study.title,
-        "question": study.question,
-        "score": {"name": scorer.name, "unit": study.measuring.unit, "what": scorer.version},
-        "scheme": study.corpus.scheme.to_json(),
-        "baseline": study.arms[0].name,
-        "arms": arms,
-        "notes": [],
-        "corpus": data.summary,
-    }
-    write_atomic(out / "study.json", json.dumps(content, indent=1))
 
 
 def speaker(console: Console, run: RunFolder) -> Callable[[str], None]:

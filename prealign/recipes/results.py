@@ -1,12 +1,64 @@
-"""From the run folders of a comparison to a committed summary: rows, ratios, and bars."""
+"""From the run folders of comparisons to a committed summary: every final number, and the bars.
+
+python -m prealign.recipes.results first_steps RUN results/first_steps.json
+python -m prealign.recipes.results pep8 RUN_SMALL RUN_TINY results/pep8.json
+"""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prealign.errors import RunError
-from prealign.runs import Check, ResultRow, read_run, write_results
+from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
+from prealign.text.document import Scorer
+
+MLE = ("mle", "untagged")
+
+
+def write_study(
+    out: Path,
+    *,
+    title: str,
+    question: str,
+    scorer: Scorer,
+    unit: str,
+    arms: Sequence[tuple[str, str, str]],
+    seeds: Sequence[int],
+    corpus: Mapping[str, Any],
+) -> None:
+    """Write study.json, which makes a folder of run folders a comparison (docs/formats.md).
+
+    Args:
+        out: The comparison's folder.
+        title: What a report calls it.
+        question: What it asks.
+        scorer: What judged the samples.
+        unit: Of its scores.
+        arms: Name, headline condition and headline reading of held-out text; the baseline first.
+        seeds: Every arm was trained with each; its run is in `NAME-seedSEED`.
+        corpus: Counts for the report.
+    """
+    content = {
+        "title": title,
+        "question": question,
+        "score": {"name": scorer.name, "unit": unit, "what": scorer.version},
+        "baseline": arms[0][0],
+        "arms": [
+            {
+                "arm": name,
+                "seed": seed,
+                "folder": f"{name}-seed{seed}",
+                "condition": condition,
+                "loss_condition": reading,
+            }
+            for name, condition, reading in arms
+            for seed in seeds
+        ],
+        "corpus": dict(corpus),
+    }
+    write_atomic(out / "study.json", json.dumps(content, indent=1))
 
 
 class Final(NamedTuple):
@@ -48,25 +100,17 @@ def read_finals(out: Path) -> list[Final]:
 
 
 def ratios(
-    finals: Sequence[Final],
-    metric: str,
-    *,
-    over: tuple[str, str | None],
-    under: tuple[str, str | None],
+    finals: Sequence[Final], metric: str, *, over: tuple[str, str], under: tuple[str, str]
 ) -> dict[int, float]:
     """Return, by seed, `metric` of one (arm, condition) over that of another.
 
-    A ratio over 0 is infinite in truth; as results hold finite numbers only, it raises.
-
     Raises:
-        RunError: The lower value is 0, or was not measured.
+        RunError: The lower value is 0 (results hold finite numbers only), or was not measured.
     """
     by_arm = {(final.arm, final.seed): final for final in finals}
     found = {}
-    for arm, seed in by_arm:
-        if arm != over[0]:
-            continue
-        top = by_arm[arm, seed].value(metric, over[1])
+    for seed in sorted({final.seed for final in finals}):
+        top = by_arm[over[0], seed].value(metric, over[1])
         bottom = by_arm[under[0], seed].value(metric, under[1])
         if bottom == 0:
             raise RunError(f"seed {seed}: {metric} of {under} is 0 against {top}; no ratio")
@@ -74,17 +118,74 @@ def ratios(
     return found
 
 
-def bar(what: str, limit: str, values: dict[int, float], holds: bool, *, control: str) -> Check:
-    """Return a check whose value names every seed's number."""
-    text = ", ".join(f"seed {seed}: {value:.3f}" for seed, value in sorted(values.items()))
-    return Check(what=what, bar=limit, value=text, holds=holds, control=control)
+def at_least(what: str, bar: float, values: Mapping[int, float], *, control: str) -> Check:
+    """Return the check that every seed's value is at least `bar`."""
+    holds = all(value >= bar for value in values.values())
+    return Check(what=what, bar=f">= {bar:g}", value=_by_seed(values), holds=holds, control=control)
+
+
+def at_most(what: str, bar: float, values: Mapping[int, float], *, control: str) -> Check:
+    """Return the check that every seed's value is at most `bar`."""
+    holds = all(value <= bar for value in values.values())
+    return Check(what=what, bar=f"<= {bar:g}", value=_by_seed(values), holds=holds, control=control)
+
+
+def first_steps_checks(finals: Sequence[Final]) -> list[Check]:
+    """Return the bars of the first command."""
+    good = ("conditional", "good, each line")
+    once = ("conditional", "good, once")
+    walls = {
+        seed: max(final.wall_s for final in finals if final.seed == seed)
+        for seed in {final.seed for final in finals}
+    }
+    score = "mean score, mle over conditional"
+    often, seldom = (ratios(finals, "mean_score", over=MLE, under=arm) for arm in (good, once))
+    return [
+        at_least(f"{score}, tag at each line", 2, often, control="mle: untagged"),
+        at_least(f"{score}, tag once", 2, seldom, control="mle: untagged"),
+        at_most("held-out loss with true tags, conditional over mle", 1.0,
+                ratios(finals, "loss", over=("conditional", "true tags"), under=("mle", "no tags")),
+                control="mle: no tags"),
+        at_most("seconds to train and measure both arms of a seed, side by side", 360, walls,
+                control="none"),
+    ]  # fmt: skip
+
+
+def pep8_checks(small: Sequence[Final], tiny: Sequence[Final]) -> list[Check]:
+    """Return the bars of the PEP8 comparison in its sizes."""
+    tagged = "conditional"
+    score = "small: mean score, mle over conditional"
+    checks = [
+        at_least(
+            f"{score}, {condition}", 2.0,
+            ratios(small, "mean_score", over=MLE, under=(tagged, condition)),
+            control="mle: untagged",
+        )
+        for condition in ("good, each line", "good, once")
+    ]  # fmt: skip
+    for tags, bar in (("true tags", 1.0), ("no tags", 1.02)):
+        found = ratios(small, "loss", over=(tagged, tags), under=("mle", "no tags"))
+        what = f"small: held-out loss with {tags}, conditional over mle"
+        checks.append(at_most(what, bar, found, control="mle: no tags"))
+    bad, good = (tagged, "bad, each line"), (tagged, "good, each line")
+    found = ratios(tiny, "mean_score", over=bad, under=good)
+    what = "tiny: mean score, bad tag over good tag"
+    checks.append(at_least(what, 1.5, found, control="conditional: bad, each line"))
+    checks.append(
+        Check(what="full: mean score, mle over conditional", bar=">= 3", value=None, holds=False,
+              control="not run: there was no GPU")
+    )  # fmt: skip
+    return checks
 
 
 def write_comparison(
-    path: Path, out: Path, *, question: str, wall_s: float, checks: Sequence[Check]
+    path: Path, out: Path, checks: Sequence[Check], finals: Sequence[Final]
 ) -> None:
-    """Write a results file from the comparison in `out`: every final number of every seed."""
-    finals = read_finals(out)
+    """Write a results file: every final number of every seed, and the bars.
+
+    Command, commit, date and machine are those of the run in `out`.
+    """
+    environment = read_run(out).config["environment"]
     rows = [
         ResultRow(
             arm=f"{final.arm}: {row['condition']}",
@@ -100,9 +201,40 @@ def write_comparison(
         for row in final.rows
         if row["value"] is not None
     ]
-    rows += [
+    walls = [
         ResultRow(arm=final.arm, metric="wall", unit="s", value=final.wall_s, seed=final.seed)
         for final in finals
     ]
-    seeds = sorted({final.seed for final in finals})
-    write_results(path, question=question, seeds=seeds, wall_s=wall_s, rows=rows, checks=checks)
+    write_results(
+        path,
+        question=json.loads((out / "study.json").read_text())["question"],
+        seeds=sorted({final.seed for final in finals}),
+        wall_s=sum(final.wall_s for final in finals),
+        rows=rows + walls,
+        checks=checks,
+        extra={key: environment[key] for key in ("command", "commit", "date", "machine")},
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write a results file; see the module's docstring. Return the exit code."""
+    match arguments:
+        case ["first_steps", run, path]:
+            finals = read_finals(Path(run))
+            write_comparison(Path(path), Path(run), first_steps_checks(finals), finals)
+        case ["pep8", run, tiny, path]:
+            finals = read_finals(Path(run))
+            checks = pep8_checks(finals, read_finals(Path(tiny)))
+            write_comparison(Path(path), Path(run), checks, finals)
+        case _:
+            print(__doc__)
+            return 2
+    return 0
+
+
+def _by_seed(values: Mapping[int, float]) -> str:
+    return ", ".join(f"seed {seed}: {value:.3g}" for seed, value in sorted(values.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

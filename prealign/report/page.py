@@ -6,10 +6,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from prealign.report.load import Study, load_study
 from prealign.report.plots import Line, bar_plot, line_plot
 from prealign.report.style import STYLE
-from prealign.report.tables import Table, codes, headline, leakage, losses, over_seeds, verdict
+from prealign.report.tables import (
+    Table,
+    codes,
+    headline,
+    leakage,
+    losses,
+    over_seeds,
+    print_table,
+    verdict,
+)
 from prealign.runs import write_atomic
 
 SAMPLES_SHOWN = 6
@@ -25,6 +36,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     study = load_study(folder)
     path = out or folder / "report.html"
     write_atomic(path, page(study))
+    return path
+
+
+def publish(folder: Path, console: Console) -> Path:
+    """Print the comparison's table, write its page, and return the page's path.
+
+    Raises:
+        DataError: The folder holds no comparison.
+    """
+    print_table(load_study(folder), console)
+    path = write_report(folder)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return path
 
 
