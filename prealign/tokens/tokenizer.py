@@ -1,90 +1,186 @@
-"""The text tokenizer: byte-level BPE, trained on text without tags, then frozen.
+r"""The text tokenizer: byte-level BPE without any tag, lossless, the same file from the same text.
 
-It knows no special token at all, so there is no flag that could let text encode to one. No token
-crosses a newline, so the borders of lines are borders of tokens.
+It has no added tokens, no unknown token and no normalizer, so its ids are `range(size)` and stand
+for bytes of text and nothing else. Tags get ids behind that range (`prealign.tokens.vocabulary`):
+no text can encode to them because no such id exists in this object. That it spells a tag, or was
+trained on text that does, changes nothing.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from prealign.errors import ConfigError, DataError
 
-PIECES = Regex(
-    r"\n"  # a newline stands alone
-    r"| ?\p{L}+"  # a word, with the blank before it
-    r"| ?\p{N}{1,3}"  # digits in small groups
-    r"| ?[^\s\p{L}\p{N}]+"  # punctuation
-    r"|[^\S\n]+(?=\n|\z)"  # blanks at the end of a line
-    r"|[^\S\n]+(?=[^\S\n])"  # indentation, less the blank that a word takes
-    r"|[^\S\n]+"
+BYTES = 256
+"""Every byte is a token, so that every text has an encoding."""
+
+PIECES = "|".join(
+    (
+        r"\r\n|\n|\r",  # a line break stands alone: borders of lines are borders of tokens
+        r" {2,}|\t+",  # indentation in one token, at the same width in front of any word
+        r"\p{N}",  # digits one by one: numbers look the same wherever they are cut
+        r" ?_*[\p{L}\p{M}]+",  # a word with the space or underscores before it
+        r" ?_+",
+        r" ?[^\s\p{L}\p{M}\p{N}_]+",
+        r"\s",
+    )
 )
-PROBE = "tag <|good|> \n\n  \t\r\n é漢😀 \x00\u200b\ufeff don't 1234  x"
-"""Text that a lossless tokenizer gives back as it was."""
+"""What the merges stay within. The alternatives cover every character."""
 
 
 def train_text_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
-    """Return a frozen byte-level BPE tokenizer with exactly `size` tokens.
+    r"""Return a byte-level BPE tokenizer with exactly `size` ids, trained on `texts`.
 
-    The same texts in the same order give the same tokenizer.
+    `decode(encode(s)) == s` for every `s` that UTF-8 can hold. No token crosses a line break, and
+    `\n` is always a token of its own or the end of `\r\n`. The same texts give the same tokenizer,
+    in any order. BPE as in Sennrich et al. 2016 (https://arxiv.org/abs/1508.07909), on bytes.
 
     Args:
-        texts: What to learn merges from; text that spells tags is text like any other.
-        size: Number of tokens, at least 256: every byte is one.
+        texts: Read once; they may be a generator.
+        size: Ids in all: 256 bytes and `size - 256` merges.
 
     Raises:
         ConfigError: `size` is below 256.
-        DataError: The texts are too few or too uniform for that many tokens.
+        DataError: The texts do not hold enough pairs for so many merges, or one of them has a
+            lone surrogate.
     """
-    if size < 256:
-        raise ConfigError(f"tokenizer size={size}: must be at least 256, one token per byte")
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(PIECES, "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    if size < BYTES:
+        raise ConfigError(f"size={size}: a byte-level tokenizer has at least {BYTES} ids")
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
+    trainer = trainers.BpeTrainer(
         vocab_size=size,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[],
+        initial_alphabet=sorted(BYTE_OF),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() != size:
+    tokenizer.train_from_iterator(_checked(texts), trainer)
+    found = tokenizer.get_vocab_size()
+    if found != size:
         raise DataError(
-            f"the texts give {tokenizer.get_vocab_size()} tokens, {size} were asked for; "
-            "give more text or a smaller vocabulary"
+            f"size={size}: the texts hold only enough pairs for {found} ids; "
+            f"give more text, or size={found}"
         )
     check_text_tokenizer(tokenizer)
     return tokenizer
 
 
 def check_text_tokenizer(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that could encode text to a tag, or that loses text.
+    """Return if the tokenizer maps text to `range(size)` without loss and by its merges alone.
+
+    Tokenizers from elsewhere pass too, if their added tokens are taken off first; then a token
+    may cross a line break, and the tags that have to wait for it are counted when encoding.
 
     Raises:
-        DataError: It has added tokens, ids outside of [0, size), adds tokens of its own to a
-            text, or does not give a text back.
+        DataError: It has added tokens, a normalizer, gaps in its ids, or anything else by which
+            text could change, get lost, or become an id that stands for no text.
     """
-    added = tokenizer.get_added_tokens_decoder()
-    if added:
-        names = [token.content for token in added.values()][:3]
+    data: dict[str, Any] = json.loads(tokenizer.to_str())
+    model = data["model"]
+    added = [token["content"] for token in data["added_tokens"]]
+    _refuse("has added tokens", added, "remove them: tags get ids of their own")
+    for key in ("normalizer", "truncation", "padding"):
+        _refuse(f"has a {key}", data[key], "it changes text; set it to None")
+    _refuse("is not BPE", model["type"] != "BPE" and model["type"], "use byte-level BPE")
+    for key in (
+        "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+        "byte_fallback", "ignore_merges",
+    ):  # fmt: skip
+        _refuse(f"has BPE setting {key}", model.get(key), "set it to None or False")
+    _check_stages(data)
+    _check_ids(model["vocab"])
+
+
+def token_texts(tokenizer: Tokenizer) -> tuple[bytes, ...]:
+    """Return the UTF-8 bytes that each id stands for, in the order of ids."""
+    vocab: dict[str, int] = tokenizer.get_vocab(with_added_tokens=False)
+    tokens = sorted(vocab, key=vocab.__getitem__)
+    return tuple(bytes(BYTE_OF[char] for char in token) for token in tokens)
+
+
+def utf8(text: str, where: str) -> bytes:
+    """Return the text as UTF-8.
+
+    Raises:
+        DataError: It has a lone surrogate, which UTF-8 cannot hold; `where` begins the message.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"the text tokenizer has {len(added)} added tokens ({', '.join(names)}, ...): "
-            "untrusted text could encode to them; give one without"
+            f"{where}: has the lone surrogate {text[error.start]!r} at character {error.start}, "
+            "which UTF-8 cannot hold; clean the text first"
+        ) from error
+
+
+def _byte_of() -> dict[str, int]:
+    """Return which byte each character stands for in byte-level BPE, as GPT-2 fixed it."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(BYTES) if byte not in printable]
+    stand_ins = {chr(BYTES + i): byte for i, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | stand_ins
+
+
+BYTE_OF = _byte_of()
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for index, text in enumerate(texts):
+        utf8(text, f"training text {index}")
+        yield text
+
+
+def _refuse(what: str, value: Any, mend: str) -> None:
+    if value:
+        raise DataError(f"the text tokenizer {what}: {str(value)[:80]!r}; {mend}")
+
+
+def _check_stages(data: dict[str, Any]) -> None:
+    """Check what stands around the model: all of it must keep every byte of the text."""
+    first = data["pre_tokenizer"] or {"type": "none"}
+    stages = first["pretokenizers"] if first["type"] == "Sequence" else [first]
+    for stage in stages[:-1]:
+        cuts = stage["type"] == "Split" and stage["behavior"] != "Removed"
+        if not cuts and stage["type"] != "Digits":
+            raise DataError(
+                f"the text tokenizer has the pre-tokenizer {stage['type']!r}, which may change "
+                "text; allowed: Split that removes nothing, Digits, and ByteLevel as the last"
+            )
+    last = stages[-1] if stages else first
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        raise DataError(
+            f"the text tokenizer ends its pre-tokenizers with {last!r}; "
+            "allowed: ByteLevel with add_prefix_space=False"
         )
-    ids = sorted(tokenizer.get_vocab(with_added_tokens=False).values())
-    if ids != list(range(len(ids))):
-        raise DataError(f"the text tokenizer's ids are not 0 ... {len(ids) - 1} without gaps")
-    if tokenizer.encode("").ids:
-        raise DataError("the text tokenizer adds tokens to a text; remove its post-processor")
-    back = tokenizer.decode(tokenizer.encode(PROBE).ids, skip_special_tokens=False)
-    if back != PROBE:
+    for key, kinds in (("decoder", ("ByteLevel",)), ("post_processor", ("none", "ByteLevel"))):
+        kind = (data[key] or {"type": "none"})["type"]
+        if kind not in kinds:
+            raise DataError(
+                f"the text tokenizer has the {key} {kind!r}; allowed: {' or '.join(kinds)}"
+            )
+
+
+def _check_ids(vocab: dict[str, int]) -> None:
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        gaps = sorted(set(range(len(vocab))) - set(vocab.values()))
         raise DataError(
-            f"the text tokenizer loses text: {PROBE!r} comes back as {back!r}; "
-            "give a byte-level one without a normalizer"
+            f"the text tokenizer has {len(vocab)} tokens, but none with id "
+            f"{gaps[0] if gaps else '?'}; ids must be range(size), each once"
+        )
+    for token, token_id in vocab.items():
+        if not token or not BYTE_OF.keys() >= set(token):
+            raise DataError(
+                f"the text tokenizer's id {token_id} is {token!r}, which stands for no bytes; "
+                "use byte-level BPE"
+            )
+    missing = [byte for char, byte in BYTE_OF.items() if char not in vocab]
+    if missing:
+        raise DataError(
+            f"the text tokenizer has no token for byte {min(missing)}; it must have all {BYTES}"
         )
