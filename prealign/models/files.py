@@ -56,7 +56,7 @@ def save_model(
     card: str,
     guard: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model's folder; a reader sees the old one or the new one, whole.
+    """Write the model's folder; a reader sees the old one, for an instant none, or the new one.
 
     Args:
         folder: Replaced if it is there.
@@ -72,26 +72,15 @@ def save_model(
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with _no_progress_bar():
-        model.save_pretrained(part)
-    vocabulary.save(part)
-    end, inert = vocabulary.end_id, vocabulary.inert_id
-    generation: Any = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": inert}
-    GenerationConfig.from_dict(generation).save_pretrained(part)
-    config = json.loads((part / "config.json").read_text()) | {
-        "bos_token_id": end, "eos_token_id": end,
-    }  # fmt: skip
-    tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": model.config.max_position_embeddings,
-    }
-    write_atomic(part / "config.json", json.dumps(config, indent=2) + "\n")
-    write_atomic(part / "tokenizer_config.json", json.dumps(tokenizer, indent=2) + "\n")
-    write_atomic(part / "README.md", card.rstrip() + "\n" + _use(vocabulary))
-    if guard is not None:
-        write_atomic(part / "guard.json", json.dumps(guard, indent=1, allow_nan=False) + "\n")
-    _swap(part, folder)
+    try:
+        _write(part, model, vocabulary)
+        write_atomic(part / "README.md", card.rstrip() + "\n" + _use(vocabulary))
+        if guard is not None:
+            policy = json.dumps(guard, indent=1, allow_nan=False)
+            write_atomic(part / "guard.json", policy + "\n")
+        _swap(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> LoadedModel:
@@ -129,6 +118,26 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> LoadedModel
         )
     _check_rows(model, vocabulary, str(folder))
     return LoadedModel(model.eval(), vocabulary)
+
+
+def _write(part: Path, model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    """Write all but the card and the guard's policy."""
+    with _no_progress_bar():
+        model.save_pretrained(part)
+    vocabulary.save(part)
+    end, inert = vocabulary.end_id, vocabulary.inert_id
+    generation: Any = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": inert}
+    GenerationConfig.from_dict(generation).save_pretrained(part)
+    config = json.loads((part / "config.json").read_text()) | {
+        "bos_token_id": end, "eos_token_id": end,
+    }  # fmt: skip
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.config.max_position_embeddings,
+    }
+    write_atomic(part / "config.json", json.dumps(config, indent=2) + "\n")
+    write_atomic(part / "tokenizer_config.json", json.dumps(tokenizer, indent=2) + "\n")
 
 
 def _check_rows(model: Any, vocabulary: Vocabulary, where: str) -> None:

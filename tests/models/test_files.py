@@ -78,6 +78,7 @@ def test_a_save_that_fails_leaves_the_old_folder(folder, model, vocabulary, monk
         save_model(folder, model, vocabulary, card="# Another")
     assert (folder / "model.safetensors").read_bytes() == before
     assert (folder / "README.md").read_text().startswith("# A model")
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_a_folder_without_its_scheme_is_refused(folder):
