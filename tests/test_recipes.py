@@ -1,0 +1,66 @@
+"""Every recipe, in its smallest size, as a user would start it."""
+
+import json
+import sys
+
+import pytest
+
+from prealign.cli import main
+
+TINIER = [
+    "size=tiny", "text_tokens=6000", "train.batch_rows=4", "train.log_every_steps=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "conditions"),
+    [
+        ("first_steps", ["share=0.05", "samples=4", "vocab_size=512"], 4),
+        (
+            "pep8",
+            ["corpus.share=0.004", "corpus.vocab_size=512", "measuring.samples=4",
+             "measuring.sampling.max_text_tokens=24", "corpus.heldout_share=0.3"],
+            7,
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(400)  # several processes import torch, on a machine that may be busy
+def test_a_recipe_runs_ends_and_is_left_alone_when_it_is_done(
+    recipe, more, conditions, monkeypatch, tmp_path, capfd
+):
+    out = tmp_path / "run"
+    command = ["prealign", "run", recipe, *TINIER, *more, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    said = capfd.readouterr()
+    assert not leaving.value.code, said.err
+    assert "report.html" in said.out.replace("\n", "")
+    study = json.loads((out / "study.json").read_text())
+    assert [arm["arm"] for arm in study["arms"]] == ["mle", "conditional"]
+    for arm in study["arms"]:
+        run = out / arm["folder"]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert rows[-1]["step"] == rows[-1]["steps"]
+        assert rows[-1]["text_tokens"] == 6000
+        assert (run / "model" / "scheme.json").exists()
+    samples = (out / "conditional-seed0" / "samples.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["condition"] for line in samples}) == conditions
+    weights = out / "mle-seed0" / "model" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    with pytest.raises(SystemExit):
+        main()
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_other_settings_do_not_touch_a_run_that_is_there(monkeypatch, tmp_path, capfd):
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = {"recipe": "first_steps", "settings": {"text_tokens": 1}}
+    (out / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(sys, "argv", ["prealign", "run", "first_steps", "--out", str(out)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    assert "holds another run" in capfd.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["config.json"]
