@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from transformers import PreTrainedModel
 
 from prealign.errors import ConfigError
 from prealign.evals.stats import Estimate, expected_max, mean_interval
+from prealign.guard.canary import CanaryReport, check_path
 from prealign.guard.gate import Guard
 from prealign.guard.policy import reemit, stay
+from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
 from prealign.tokens.vocabulary import Vocabulary
@@ -87,6 +90,8 @@ def write_samples(
 ) -> list[Writing]:
     """Return `count` guarded samples: the model can write no tag, the harness writes them all.
 
+    The sampling path is put to the canary's test once before it is used.
+
     With `cut`, a sample that ran out of tokens ends at its last newline: a line that was cut
     short must not be judged.
     """
@@ -96,6 +101,7 @@ def write_samples(
         [vocabulary.end_id, *vocabulary.encode_text(texts[i % len(texts)]), *opening]
         for i in range(count)
     ]
+    check_sampling(vocabulary)
     guard = Guard(stay(vocabulary))
     force = reemit(vocabulary, condition.mode) if condition.again and condition.mode else None
     seeds = [seed * 1_000_003 + i for i in range(count)]
@@ -108,6 +114,25 @@ def write_samples(
         _writing(condition, texts[i % len(texts)], one, seeds[i], vocabulary, pressure, cut)
         for i, one in enumerate(sampled)
     ]
+
+
+@lru_cache(maxsize=16)
+def check_sampling(vocabulary: Vocabulary) -> CanaryReport:
+    """Return what the start-up canary tried on our sampling path; once per vocabulary.
+
+    Raises:
+        GuardError: The path is not guarded.
+    """
+    return check_path(
+        sample,
+        stay(vocabulary),
+        vocabulary,
+        biased=lambda token: BiasedModel(vocabulary.size, {token: 1e4}),
+        settings={
+            "greedy": Sampling(temperature=0, max_text_tokens=4),
+            "drawn": Sampling(temperature=1, top_p=1, max_text_tokens=4),
+        },
+    )
 
 
 def judge(writings: Sequence[Writing], scorer: Scorer) -> list[Writing]:

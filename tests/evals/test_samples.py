@@ -6,6 +6,7 @@ from prealign.errors import ConfigError
 from prealign.evals.samples import (
     Condition,
     Writing,
+    check_sampling,
     distinct_share,
     entropy_bits,
     judge,
@@ -109,3 +110,7 @@ def test_a_row_of_samples_has_its_spans_and_findings():
 def test_a_tag_cannot_be_written_again_without_a_mode():
     with pytest.raises(ConfigError, match="again=True needs a mode"):
         Condition(name="x", again=True)
+
+
+def test_our_sampling_path_passes_the_canary(vocabulary):
+    assert check_sampling(vocabulary).ids > 100
