@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pycodestyle
 
-from prealign.corpora.clean import Cleaning, Rejects, clean
 from prealign.corpora.source import PythonSource
 from prealign.runs import Check, ResultRow, write_results
 from prealign.score.annotate import annotate
@@ -32,6 +31,7 @@ QUESTION = (
     "and how much faster is it with two processes than with one?"
 )
 ARMS = ("checker loop", "scorer alone", "annotate, 1 process", "annotate, 2 processes")
+MIN_FILE_CHARS, MAX_FILE_CHARS = 500, 60_000
 MIN_RATIO = 1.8
 MIN_KEPT = 0.9
 
@@ -39,9 +39,10 @@ MIN_KEPT = 0.9
 def read_corpus(min_chars: int) -> list[Document]:
     """Return real Python source of at least this size."""
     documents, chars = [], 0
-    for document in clean(PythonSource()(), Cleaning(near_duplicates=False), Rejects()):
-        documents.append(document)
-        chars += len(document.text)
+    for document in PythonSource()():
+        if MIN_FILE_CHARS <= len(document.text) <= MAX_FILE_CHARS and document.text.isascii():
+            documents.append(document)
+            chars += len(document.text)
         if chars >= min_chars:
             return documents
     raise SystemExit(f"only {chars} characters of source here; ask for fewer with --chars")
@@ -144,7 +145,7 @@ def check(what: str, bar: float, values: list[float], control: str) -> Check:
 def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--chars", type=int, default=8_000_000, help="text, at least")
+    parser.add_argument("--chars", type=int, default=24_000_000, help="text, at least")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     start_s = time.perf_counter()

@@ -3,9 +3,10 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from prealign.corpora.rejects import Rejects as Rejects
 from prealign.errors import ConfigError, MissingDependency
 from prealign.text.document import Document
 
@@ -14,8 +15,6 @@ try:
 except ImportError:
     MinHash = None
 
-SAMPLES = 20
-"""Rejected documents that are named, for each reason."""
 GENERATED = re.compile(
     r"@generated|auto-?generated|automatically generated|generated (?:automatically|by|from|with)"
     r"|do not edit",
@@ -49,25 +48,6 @@ class Cleaning:
     """Lines in a shingle; white space around lines and empty lines do not count."""
     permutations: int = 64
     """Of MinHash; the error of the estimate is about 1 / sqrt(permutations)."""
-
-
-@dataclass
-class Rejects:
-    """What was left out: counts by reason, and the first documents of each."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: str, sample: str) -> None:
-        """Count one, and keep the sample if it is among the first."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        kept = self.samples.setdefault(reason, [])
-        if len(kept) < SAMPLES:
-            kept.append(sample)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return counts and samples as JSON data."""
-        return {"counts": dict(self.counts), "samples": dict(self.samples)}
 
 
 def clean(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prealign.corpora.clean import Rejects
+from prealign.corpora.rejects import Rejects
 from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document
 from prealign.text.shards import KEY, read_shard

@@ -29,7 +29,7 @@ from prealign.score.progress import Meter
 from prealign.score.segment import segment
 from prealign.score.tag import Threshold
 from prealign.score.tally import Tally, join_problems
-from prealign.text.document import Document, Judgement, Scorer, Segmenter
+from prealign.text.document import Document, Judgement, Scorer, Segmenter, Span
 from prealign.text.scheme import GOOD_BAD
 from prealign.text.shards import SCHEMA_VERSION, read_header, write_shard
 
@@ -113,9 +113,9 @@ def annotate(
             "of different names and at least 1 process"
         )
     work = _Work(segmenter, scorers, tagger, dict(source))
+    _remove(out.glob("config.json.*.part"))  # else a kill at the very start leaves a foreign folder
     open_run(out, work.settings(), recipe="annotate")
-    for torn in out.glob("*.part"):
-        torn.unlink()
+    _remove(out.glob("*.part"))
     start_s = time.monotonic()
     total, shards, found = Tally(), 0, 0
     size = len(documents) if isinstance(documents, Sized) else None
@@ -352,12 +352,21 @@ def _judge(scorer: Scorer, documents: Sequence[Document]) -> list[Judgement]:
 
 
 def _with_scores(document: Document, judgements: Mapping[str, Judgement]) -> Document:
+    # Most of the time that is not scoring is spent here: spans are made directly, not by
+    # dataclasses.replace, and spans with equal scores (most have 0) share one mapping of them.
+    rows = list(zip(*(judgement.scores for judgement in judgements.values()), strict=True))
+    mappings = {row: dict(zip(judgements, row, strict=True)) for row in set(rows)}
     spans = tuple(
-        replace(span, scores={name: judgement.scores[i] for name, judgement in judgements.items()})
-        for i, span in enumerate(document.spans)
+        Span(span.start_char, span.end_char, span.mode, mappings[row], span.resumes)
+        for span, row in zip(document.spans, rows, strict=True)
     )
     problem = join_problems([document.problem, *(j.problem for j in judgements.values())])
     return replace(document, spans=spans, problem=problem)
+
+
+def _remove(torn: Iterable[Path]) -> None:
+    for path in torn:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_surplus(out: Path, shards: int) -> None:

@@ -1,10 +1,10 @@
 """From scores to modes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from prealign.errors import DataError
-from prealign.text.document import Document
+from prealign.text.document import Document, Span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,4 +44,8 @@ class Threshold:
                 return None
             else:
                 modes.append(self.bad if self.unjudged == "bad" else None)
-        return document.with_modes(modes)
+        spans = tuple(
+            Span(span.start_char, span.end_char, mode, span.scores, span.resumes)
+            for span, mode in zip(document.spans, modes, strict=True)
+        )
+        return replace(document, spans=spans)

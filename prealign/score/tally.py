@@ -1,5 +1,6 @@
 """What annotation counts: per chunk, then summed over the corpus."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -57,8 +58,7 @@ class Tally:
         if document is None:
             self.dropped += 1
             return
-        for span in document.spans:
-            _add(self.modes, {span.mode or "untagged": 1})
+        _add(self.modes, Counter(span.mode or "untagged" for span in document.spans))
 
     def add(self, other: "Tally") -> None:
         """Add the counts of a later chunk."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prealign.corpora.clean import Rejects
+from prealign.corpora.rejects import Rejects
 from prealign.corpora.source import (
     Folder,
     JsonLines,

@@ -144,6 +144,12 @@ def test_finished_shards_are_kept_and_lost_ones_are_made_again(tmp_path):
     assert again.tally == first.tally
 
 
+def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / "config.json.77.part").write_text('{"recipe"')
+
+    assert run(tmp_path).tally.documents == len(CORPUS)
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
