@@ -179,6 +179,7 @@ def measure(
     add("distinct_2", "share", distinct_share(tokens, 2))
     if parses is not None:
         add("parse_share", "share", mean_interval([parses(w.text) for w in writings]))
+        add("code_line_share", "share", code_line_share([w.text for w in writings]))
     add("pressure_mean", "probability", writings[0].pressure)
     chars = sum(len(w.text) - len(w.prompt) for w in writings)
     codes = Counter(f.code for w in writings for f in w.findings)
@@ -200,6 +201,15 @@ def distinct_share(tokens: Sequence[Sequence[int]], n: int) -> float | None:
     """Return different n-grams over n-grams (Li et al. 2016); None without n-grams."""
     grams = [tuple(ids[i : i + n]) for ids in tokens for i in range(len(ids) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
+
+
+def code_line_share(texts: Sequence[str]) -> float | None:
+    """Return the share of lines that are neither empty nor a comment; None without lines.
+
+    A model that writes nothing but such lines breaks no rule: the share shows that it cheats.
+    """
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return sum(bool(line) and line[0] != "#" for line in lines) / len(lines) if lines else None
 
 
 def parses_as_python(text: str) -> bool:

@@ -18,6 +18,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from prealign.config import to_json
+from prealign.errors import DataError
 from prealign.evals.capability import loss_row, read_documents
 from prealign.evals.samples import (
     Condition,
@@ -153,6 +154,11 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
 
 def packed(data: Prepared, study: Comparison, arm: Arm, seed: int) -> Packed:
     """Return the arm's rows: the seed's order of documents, cut at the budget of text tokens."""
+    if arm.tagged and not data.tagged.header["tags"]:
+        raise DataError(
+            f"arm {arm.name!r}: is to read tags, but the corpus has none: every span is untagged; "
+            "look at it with `prealign show`"
+        )
     shard = data.tagged if arm.tagged else untagged(data.tagged)
     return Packed(
         shard=shard,

@@ -16,6 +16,7 @@ HEADLINE = (
     ("unigram_entropy_bits", "entropy, bits"),
     ("distinct_2", "distinct 2-grams"),
     ("parse_share", "share that parses"),
+    ("code_line_share", "share of code lines"),
     ("pressure_mean", "pressure"),
 )
 """Metrics and what tables call them."""

@@ -7,6 +7,7 @@ from prealign.evals.samples import (
     Condition,
     Writing,
     check_sampling,
+    code_line_share,
     distinct_share,
     entropy_bits,
     judge,
@@ -114,3 +115,8 @@ def test_a_tag_cannot_be_written_again_without_a_mode():
 
 def test_our_sampling_path_passes_the_canary(vocabulary):
     assert check_sampling(vocabulary).ids > 100
+
+
+def test_empty_and_comment_lines_are_no_code():
+    assert code_line_share(["x = 1\n\n# c\n", "  # d\ny\n"]) == pytest.approx(2 / 5)
+    assert code_line_share([""]) is None

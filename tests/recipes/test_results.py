@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from prealign.errors import RunError
+from prealign.recipes.results import (
+    Final,
+    at_least,
+    at_most,
+    first_steps_checks,
+    main,
+    pep8_checks,
+    ratios,
+)
+from tests.report.conftest import write_comparison
+
+
+def final(arm: str, seed: int, values: dict[tuple[str, str], float]) -> Final:
+    rows = [
+        {"metric": metric, "condition": condition, "value": value, "unit": "u"}
+        for (metric, condition), value in values.items()
+    ]
+    return Final(arm, seed, "untagged", "no tags", rows, wall_s=100.0 + seed)
+
+
+def pair(seed: int, *, score: float, loss: float) -> list[Final]:
+    return [
+        final("mle", seed, {("mean_score", "untagged"): 0.1, ("loss", "no tags"): 2.0}),
+        final(
+            "conditional",
+            seed,
+            {
+                ("mean_score", "good, each line"): score,
+                ("mean_score", "good, once"): 2 * score,
+                ("mean_score", "bad, each line"): 3 * score,
+                ("loss", "true tags"): loss,
+                ("loss", "no tags"): 1.5 * loss,
+            },
+        ),
+    ]
+
+
+def test_every_bar_of_the_first_command_has_its_entry():
+    finals = [*pair(0, score=0.02, loss=1.9), *pair(1, score=0.04, loss=1.99)]
+    checks = first_steps_checks(finals)
+    assert [check.holds for check in checks] == [True, False, True, True]
+    assert checks[0].value == "seed 0: 5, seed 1: 2.5"
+    assert checks[1].value == "seed 0: 2.5, seed 1: 1.25"
+
+
+def test_every_bar_of_pep8_has_its_entry_also_when_it_is_missed():
+    finals = pair(0, score=0.05, loss=1.9)
+    checks = pep8_checks(finals, finals)
+    assert [check.holds for check in checks] == [True, False, True, False, True, False]
+    assert checks[-1].value is None
+
+
+def test_a_bar_must_hold_for_every_seed():
+    assert at_least("x", 2, {0: 3.0, 1: 2.0}, control="c").holds
+    assert not at_least("x", 2, {0: 3.0, 1: 1.99}, control="c").holds
+    assert not at_most("x", 1, {0: 0.9, 1: 1.01}, control="c").holds
+
+
+def test_a_ratio_over_nothing_is_refused():
+    finals = pair(0, score=0.0, loss=1.9)
+    with pytest.raises(RunError, match=r"is 0 against 0\.1; no ratio"):
+        ratios(finals, "mean_score", over=("mle", "untagged"), under=("conditional", "good, once"))
+
+
+def test_a_number_that_is_missing_is_named():
+    with pytest.raises(RunError, match="mle, seed 0: no 'hit_share' under 'untagged'"):
+        pair(0, score=1, loss=1)[0].value("hit_share", "untagged")
+
+
+def test_the_command_writes_what_the_run_recorded(tmp_path, monkeypatch):
+    write_comparison(tmp_path / "study", seeds=2)
+    monkeypatch.setattr(
+        "prealign.recipes.results.first_steps_checks",
+        lambda finals: [at_least("n", 1, {f.seed: 1.0 for f in finals}, control="-")],
+    )
+    assert main(["first_steps", str(tmp_path / "study"), str(tmp_path / "first.json")]) == 0
+    data = json.loads((tmp_path / "first.json").read_text())
+    assert data["name"] == "first"
+    assert data["seeds"] == [0, 1]
+    scores = [row["value"] for row in data["rows"] if row["metric"] == "mean_score"]
+    assert scores == pytest.approx([0.08, 0.02, 0.10, 0.02])
+
+
+def test_other_words_print_how_to_use_it(capsys):
+    assert main(["nothing"]) == 2
+    assert "python -m prealign.recipes.results" in capsys.readouterr().out

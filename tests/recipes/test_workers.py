@@ -1,0 +1,45 @@
+import os
+import sys
+import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from prealign.errors import DataError, TrainError
+from prealign.recipes.workers import run_workers
+
+
+def work(folder, name, seconds=0.0):
+    time.sleep(seconds)
+    print("hello from", name)
+    (folder / name).mkdir()
+    (folder / name / "threads").write_text(os.environ["OMP_NUM_THREADS"])
+
+
+def fail(kind):
+    if kind == "exit":
+        sys.exit(3)
+    raise DataError("line 7 is no good")
+
+
+def run(jobs, folder, processes=2):
+    run_workers(jobs, folder, processes=processes, threads=1, console=Console(file=StringIO()))
+
+
+def test_every_job_is_done_and_what_it_says_is_kept(tmp_path):
+    run([(name, work, (tmp_path, name)) for name in ("a", "b", "c")], tmp_path)
+    assert [(tmp_path / name / "threads").read_text() for name in "abc"] == ["1", "1", "1"]
+    assert (tmp_path / "b.log").read_text() == "hello from b\n"
+
+
+def test_a_failure_is_told_in_its_own_words_and_nothing_new_is_started(tmp_path):
+    jobs = [("bad", fail, ("say",)), ("later", work, (tmp_path, "later"))]
+    with pytest.raises(TrainError, match="bad failed: line 7 is no good"):
+        run(jobs, tmp_path, processes=1)
+    assert not (tmp_path / "later").exists()
+
+
+def test_a_silent_failure_is_still_a_failure(tmp_path):
+    with pytest.raises(TrainError, match="mute failed: it said nothing"):
+        run([("mute", fail, ("exit",))], tmp_path)
