@@ -83,7 +83,7 @@ def open_run(path: Path, settings: Any, *, recipe: str = "") -> RunFolder:
             what = _first_difference(found["settings"], recorded["settings"], "settings")
             raise RunError(f"{path}: holds another run ({what}); name another folder or delete it")
         return RunFolder(path)
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(not file.name.endswith(".part") for file in path.iterdir()):
         raise RunError(f"{path}: is not empty and holds no run; name another folder")
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(config, json.dumps(recorded | {"environment": environment()}, indent=1))

@@ -50,3 +50,8 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_atomic(file, b"new")
     assert file.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_kill_while_the_settings_were_written_does_no_harm(tmp_path):
+    (tmp_path / "config.json.17.part").write_text('{"set')
+    assert open_run(tmp_path, {"a": 1}).config["settings"] == {"a": 1}
