@@ -113,7 +113,6 @@ def annotate(
             "of different names and at least 1 process"
         )
     work = _Work(segmenter, scorers, tagger, dict(source))
-    _remove(out.glob("config.json.*.part"))  # else a kill at the very start leaves a foreign folder
     open_run(out, work.settings(), recipe="annotate")
     _remove(out.glob("*.part"))
     start_s = time.monotonic()
