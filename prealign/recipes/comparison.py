@@ -203,10 +203,10 @@ def measure_arm(
 
 
 def with_prompts(condition: Condition, heldout: list[Document]) -> Condition:
-    """Return the condition with its prompts: "BAD n" stands for n-line stretches of bad text."""
+    """Return the condition with its prompts: "BAD" stands for stretches of bad text."""
     if condition.prompts[:1] != ("BAD",):
         return condition
-    prompts = bad_prompts(heldout, lines=6, count=32)
+    prompts = bad_prompts(heldout, lines=4, max_chars=240, count=32)
     return Condition(
         name=condition.name, mode=condition.mode, again=condition.again, prompts=prompts
     )

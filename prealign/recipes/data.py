@@ -115,10 +115,13 @@ def thinned(documents: Iterable[Document], share: float) -> Iterator[Document]:
             yield document
 
 
-def bad_prompts(documents: list[Document], *, lines: int, count: int) -> tuple[str, ...]:
+def bad_prompts(
+    documents: list[Document], *, lines: int, max_chars: int, count: int
+) -> tuple[str, ...]:
     """Return stretches of held-out text in which most lines are bad: prompts of a bad style.
 
-    Each document gives its worst stretch of `lines` spans; the `count` worst are returned.
+    Each document gives its worst stretch of `lines` spans; of those up to `max_chars` long (a
+    prompt must leave room to write in) the `count` worst are returned.
     """
     found: list[tuple[float, str, str]] = []
     for document in documents:
@@ -128,7 +131,8 @@ def bad_prompts(documents: list[Document], *, lines: int, count: int) -> tuple[s
         if best is not None:
             first, last = document.spans[best], document.spans[best + lines - 1]
             text = document.text[first.start_char : last.end_char]
-            found.append((sum(bad[best : best + lines]) / lines, document.id, text))
+            if len(text) <= max_chars:
+                found.append((sum(bad[best : best + lines]) / lines, document.id, text))
     found.sort(key=lambda one: (-one[0], one[1]))
     return tuple(text for share, _, text in found[:count] if share > 0)
 

@@ -41,14 +41,14 @@ def test_an_arm_that_should_read_tags_refuses_a_corpus_without():
 
 def test_bad_prompts_are_the_worst_stretches_worst_first():
     documents = [lines("a", "gbgg"), lines("b", "gbbg"), lines("c", "gggg"), lines("d", "b")]
-    assert bad_prompts(documents, lines=2, count=5) == ("b\nb\n", "g\nb\n")
+    assert bad_prompts(documents, lines=2, max_chars=9, count=5) == ("b\nb\n", "g\nb\n")
 
 
 def test_prompts_are_filled_in_only_where_they_are_asked_for():
     plain, prompted = pep8.MLE.conditions
     documents = [lines("a", "bbbbbb")]
     assert with_prompts(plain, documents) == plain
-    assert with_prompts(prompted, documents).prompts == ("b\n" * 6,)
+    assert with_prompts(prompted, documents).prompts == ("b\n" * 4,)
 
 
 def test_the_curve_reads_a_part_of_the_held_out_text():
@@ -63,3 +63,7 @@ def test_a_thinned_corpus_is_the_same_in_any_order_and_grows_with_the_share():
     assert list(thinned(reversed(documents), 0.3)) == some[::-1]
     assert 80 < len(some) < 160
     assert {d.id for d in some} <= {d.id for d in thinned(documents, 0.5)}
+
+
+def test_a_prompt_that_leaves_no_room_is_not_taken():
+    assert bad_prompts([lines("a", "bbbb")], lines=4, max_chars=7, count=5) == ()
