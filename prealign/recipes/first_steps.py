@@ -129,6 +129,7 @@ def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
         row_tokens=settings.shape.max_tokens,
         text_token_budget=settings.text_tokens,
         inert_id=vocabulary.inert_id,
+        epochs=-(-settings.text_tokens // shard.num_text_tokens),  # libraries differ in size
     )
     model = make_model(settings.shape, vocabulary.size, seed=seed)
 
