@@ -1,217 +1,254 @@
-"""One standalone HTML page per comparison: it opens from disk and fetches nothing."""
+"""One standalone HTML page for a comparison or a run: it opens from disk and fetches nothing.
 
-import json
+Whatever a model wrote is hostile until escaped. Besides, the page names the only style sheet and
+script that a browser may use by their hashes, so nothing in a sample could run even unescaped.
+"""
+
+import base64
+import hashlib
+import re
 from html import escape
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from prealign.report.load import Study, load_study
-from prealign.report.plots import Line, bar_plot, line_plot
-from prealign.report.style import STYLE
+from prealign.report.facts import differences, flat, origins
+from prealign.report.figures import figures
+from prealign.report.load import ArmRun, Study, load_study
+from prealign.report.marked import kind, sample_html
+from prealign.report.numbers import over_seeds, written
+from prealign.report.style import SCRIPT, STYLE
 from prealign.report.tables import (
     Table,
+    by_seed,
     codes,
+    conditions,
     headline,
-    leakage,
     losses,
-    over_seeds,
     print_table,
-    verdict,
 )
+from prealign.report.verdict import verdict
+from prealign.report.visible import visible
 from prealign.runs import write_atomic
 
-SAMPLES_SHOWN = 6
-CODES_SHOWN = 12
+SAMPLES_SHOWN = 8
+"""Of each arm and condition."""
+WITH_INTERVAL = re.compile(r"(.+?) \((.+)\)(.*)")
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the page of the comparison in `folder` and return its path (report.html there).
+    """Write the page of the comparison or run in `folder` and return its path.
+
+    Args:
+        folder: What a recipe wrote, or a copy of it.
+        out: The page; `report.html` in the folder if none is given.
 
     Raises:
-        DataError: The folder holds no comparison.
+        DataError: The folder holds neither, or a file in it is missing or malformed.
     """
-    study = load_study(folder)
-    path = out or folder / "report.html"
-    write_atomic(path, page(study))
-    return path
+    return _write(load_study(folder), out or folder / "report.html")
 
 
 def publish(folder: Path, console: Console) -> Path:
-    """Print the comparison's table, write its page, and return the page's path.
+    """Print the tables of the comparison in `folder`, write its page, and return its path.
 
     Raises:
-        DataError: The folder holds no comparison.
+        DataError: As `write_report`.
     """
-    print_table(load_study(folder), console)
-    path = write_report(folder)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    study = load_study(folder)
+    print_table(study, console)
+    path = _write(study, folder / "report.html")
+    console.print(f"report: {path}", highlight=False, soft_wrap=True, markup=False)
     return path
 
 
 def page(study: Study) -> str:
     """Return the page as HTML."""
-    sections = [
-        f"<h1>{escape(study.title)}</h1><p class='question'>{escape(study.question)}</p>",
-        f"<p class='verdict'>{escape(verdict(study))}</p>",
-        _unfinished(study),
-        _table(headline(study), note="Over seeds: mean (least to greatest); of one seed: with its "
-               "95 % bootstrap interval over samples or documents."),
-        "<h2>How it went</h2><div class='plots'>", _plots(study), "</div>",
-        "<h2>Leakage</h2>",
-        _table(leakage(study), note="Pressure: probability of a denied tag before the mask, per "
-               "sampled token."),
-        _table(losses(study)),
-        _table(codes(study)),
-        "<h2>Samples</h2>", _samples(study),
-        "<h2>How it was made</h2>", _origin(study),
-    ]  # fmt: skip
+    body = "".join(
+        [
+            _top(study),
+            _table(headline(study), "Over several seeds: the mean, and from the least to the "
+                   "greatest. Of one seed: with its 95 % bootstrap interval over samples or "
+                   "documents. \"-\": not measured."),
+            _figures(study),
+            _table(by_seed(study)),
+            _table(conditions(study), "The same models, asked differently: where the unwanted "
+                   "leaks out when no tag, the other tag or a bad prompt comes first."),
+            _table(losses(study), "In nats per byte of text; tags are context and are not "
+                   "counted."),
+            _table(codes(study)),
+            _samples(study),
+            _origin(study),
+        ]
+    )  # fmt: skip
     return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(study.title)}</title><style>{STYLE}</style>"
-        f"<main>{''.join(sections)}</main></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_words(study.title)}</title><style>{STYLE}</style></head>"
+        f"<body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 
-def _unfinished(study: Study) -> str:
-    names = [f"{run.arm}, seed {run.seed}" for run in study.runs if not run.finished]
-    if not names:
-        return ""
-    return f"<p class='warning'>Not finished: {escape('; '.join(names))}.</p>"
+def _write(study: Study, path: Path) -> Path:
+    write_atomic(path, page(study))
+    return path
 
 
-def _table(table: Table, *, note: str = "") -> str:
+def _policy() -> str:
+    hashes = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        for text in (STYLE, SCRIPT)
+    ]
+    return f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
+
+
+def _words(text: object) -> str:
+    """Return any text as HTML."""
+    return escape(visible(str(text)))
+
+
+def _top(study: Study) -> str:
+    said = verdict(study)
+    question = f'<p class="question">{_words(study.question)}</p>' if study.question else ""
+    more = f'<p class="more">{_words(" ".join(said[1:]))}</p>' if said[1:] else ""
+    missing = [run for run in study.runs if run.state != "finished"]
+    warning = ""
+    if missing:
+        names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
+        warning = f'<p class="warning">Unfinished: {_words(names)}. Their numbers are missing.</p>'
+    notes = "".join(f"<li>{_words(note)}</li>" for note in study.notes)
+    return (
+        f"<header><h1>{_words(study.title)}</h1>{question}"
+        f'<div class="verdict"><p>{_words(said[0])}</p>{more}</div>{warning}'
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+        + "</header>"
+    )
+
+
+def _table(table: Table, note: str = "") -> str:
+    """Return a section with the table; nothing for a table without rows."""
     if not table.rows:
         return ""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    words = table.text_columns
+    head = "".join(
+        f'<th scope="col"{_side(i, words)}>{_words(cell)}</th>' for i, cell in enumerate(table.head)
     )
-    caption = f"<caption>{escape(table.title)}</caption>"
-    foot = f"<p class='note'>{escape(note)}</p>" if note else ""
-    return f"<div class='scroll'><table>{caption}<tr>{head}</tr>{rows}</table></div>{foot}"
+    rows = []
+    for row in table.rows:
+        cells = [f'<th scope="row">{_words(row[0])}</th>']
+        cells += [f"<td{_side(i, words)}>{_cell(row[i])}</td>" for i in range(1, len(row))]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    foot = f'<p class="note">{_words(note)}</p>' if note else ""
+    return (
+        f'<section><h2>{_words(table.title)}</h2><div class="scroll" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{foot}"
+        "</section>"
+    )
 
 
-def _plots(study: Study) -> str:
-    colours = {arm: i for i, arm in enumerate(study.arms)}
-    training, score, loss, pareto = [], [], [], []
-    for run in study.runs:
-        at = colours[run.arm]
-        rows = [row for row in run.metrics if row.get("text_nats") is not None]
-        training.append(
-            Line(run.arm, at, *_smooth([(r["text_tokens"], r["text_nats"]) for r in rows]))
-        )
-        score.append(Line(run.arm, at, *_columns(run.curve("mean_score"))))
-        loss.append(Line(run.arm, at, *_columns(run.curve("loss"))))
-        points, losses_ = run.number("mean_score"), run.number("loss")
-        if points and losses_:
-            low, high = points.low or points.value, points.high or points.value
-            pareto.append(Line(run.arm, at, [losses_.value], [points.value], [low], [high]))
-    bars = codes(study).rows
-    series = [(arm, [_number(row[i + 1]) for row in bars]) for i, arm in enumerate(study.arms)]
-    order = sorted(range(len(bars)), key=lambda i: -max(values[i] for _, values in series))
-    shown = order[:CODES_SHOWN]
-    figures = [
-        line_plot(score, x="text tokens", y=study.score_unit, title="Score of samples", zero=True),
-        line_plot(pareto, x="held-out loss, nats per byte", y=study.score_unit,
-                  title="Score against loss", zero=True, joined=False),
-        line_plot(loss, x="text tokens", y="held-out loss, nats per byte", title="Held-out loss"),
-        line_plot(training, x="text tokens", y="training loss, nats per text token",
-                  title="Training loss"),
-        bar_plot([bars[i][0] for i in shown], [(n, [v[i] for i in shown]) for n, v in series],
-                 y="per 1000 characters", title="Findings by code"),
-    ]  # fmt: skip
-    names = ["Score of samples (lower is better)", "Score against held-out loss (down and left is "
-             "better)", "Held-out loss", "Training loss", "Findings by code"]  # fmt: skip
-    pairs = zip(names, figures, strict=True)
-    return "".join(f"<figure><figcaption>{n}</figcaption>{f}</figure>" for n, f in pairs)
+def _side(column: int, words: int) -> str:
+    return ' class="word"' if column < words else ""
 
 
-def _columns(points: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    return [float(x) for x, _ in points], [y for _, y in points]
+def _cell(text: str) -> str:
+    """Return a cell; the interval of a number stands below it."""
+    match = WITH_INTERVAL.fullmatch(text)
+    if match is None or not match[1].endswith((*"0123456789", "%", "infinite")):
+        return _words(text)
+    return f"{_words(match[1] + match[3])}<small>{_words(match[2])}</small>"
 
 
-def _smooth(points: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    """Return at most 120 points, each the mean of its neighbours."""
-    step = max(1, len(points) // 120)
-    groups = [points[i : i + step] for i in range(0, len(points), step)]
-    xs = [sum(x for x, _ in group) / len(group) for group in groups]
-    return xs, [sum(y for _, y in group) / len(group) for group in groups]
-
-
-def _number(cell: str) -> float:
-    return 0.0 if cell == "-" else float(cell.split(" ")[0])
+def _figures(study: Study) -> str:
+    shown = "".join(
+        f"<figure><figcaption>{_words(one.caption)}</figcaption>{one.plot}"
+        f'<p class="note">{_words(one.note)}</p></figure>'
+        for one in figures(study)
+    )
+    return f'<section><h2>Curves and trade-offs</h2><div class="plots">{shown}</div></section>'
 
 
 def _samples(study: Study) -> str:
-    """Return samples of each arm's first seed, under every condition."""
-    parts = []
-    for arm in study.arms:
-        run = study.of(arm)[0]
-        for condition in run.conditions():
-            rows = [row for row in run.samples if row["condition"] == condition][:SAMPLES_SHOWN]
-            mean = over_seeds(study.of(arm), "mean_score", condition)
-            about = f", mean score {mean.value:.3g}" if mean else ""
-            opened = " open" if condition == run.condition else ""
-            body = "".join(_sample(row) for row in rows) or "<p class='none'>none yet</p>"
-            parts.append(
-                f"<details{opened}><summary>{escape(arm)}: {escape(condition)}"
-                f"{escape(about)}</summary>{body}</details>"
-            )
-    return "".join(parts)
-
-
-def _sample(row: dict[str, Any]) -> str:
-    score = "not scored" if row["score"] is None else f"score {row['score']:.3g}"
+    """Return samples of every arm under every condition, with a filter."""
+    runs = {arm: _with_samples(study.of(arm)) for arm in study.arms}
+    modes = dict.fromkeys(
+        span.mode for run in runs.values() for one in run.samples for span in one.spans if span.mode
+    )
+    groups, options = [], []
+    for arm, run in runs.items():
+        found = [sample.condition for sample in run.samples]
+        for condition in dict.fromkeys([run.condition, *run.conditions, *found]):
+            options.append(f"<option>{_words(f'{arm}: {condition}')}</option>")
+            groups.append(_group(study, run, condition))
+    keys = "".join(f'<li><span class="m-{kind(mode)}">{_words(mode)}</span></li>' for mode in modes)
+    chosen = (
+        '<form class="filter" hidden><label>Show <select id="group"><option value="">all</option>'
+        f"{''.join(options)}</select></label> "
+        '<label><input type="checkbox" id="found"> with findings only</label></form>'
+    )
+    legend = f'<ul class="legend">{keys}<li><u>finding</u></li></ul>'
+    note = f"The first {SAMPLES_SHOWN} as they were drawn, not chosen. Point at an underlined place"
     return (
-        f"<div class='sample'><span class='note'>seed {row['seed']}, {score}</span>"
-        f"<pre>{marked(row)}</pre></div>"
+        f'<section id="samples"><h2>Samples</h2><p class="note">{note} to read what was found '
+        f"there.</p>{legend}{chosen}{''.join(groups)}</section>"
     )
 
 
-def marked(row: dict[str, Any]) -> str:
-    """Return a sample's text as HTML: spans coloured by mode, findings underlined."""
-    text, findings = row["text"], row["findings"]
-    cuts = {0, len(text)}
-    for piece in (*row["spans"], *findings):
-        cuts |= {max(0, min(piece["start"], len(text))), max(0, min(piece["end"], len(text)))}
-    ends = sorted(cuts)
-    parts = []
-    for start, end in pairwise(ends):
-        modes = [s["mode"] for s in row["spans"] if s["start"] <= start < s["end"]]
-        said = [f for f in findings if f["start"] <= start < f["end"]]
-        kind = f"m-{modes[0]}" if modes and modes[0] else "m-none"
-        piece = f"<span class='{escape(kind)}'>{escape(text[start:end])}</span>"
-        if said:
-            title = "; ".join(f"{f['code']} {f['message']}" for f in said)
-            piece = f'<u title="{escape(title)}">{piece}</u>'
-        parts.append(piece)
-    return "".join(parts)
+def _with_samples(runs: list[ArmRun]) -> ArmRun:
+    """Return the first run that has samples."""
+    return next((run for run in runs if run.samples), runs[0])
+
+
+def _group(study: Study, run: ArmRun, condition: str) -> str:
+    found = [sample for sample in run.samples if sample.condition == condition]
+    shown = found[:SAMPLES_SHOWN]
+    mean = over_seeds(study.of(run.arm), "mean_score", condition)
+    name = f"{run.arm}: {condition}"
+    about = f"mean score {written(mean)}; {len(shown)} of {len(found):,} of seed {run.seed}"
+    opened = " open" if condition == run.condition else ""
+    body = "".join(sample_html(sample) for sample in shown) or '<p class="none">none yet</p>'
+    return (
+        f'<details class="group" data-group="{_words(name)}"{opened}><summary>{_words(name)} '
+        f'<span class="note">{_words(about)}</span></summary>{body}</details>'
+    )
 
 
 def _origin(study: Study) -> str:
-    """Return settings, versions, commit, machine and corpus."""
-    environment = study.config.get("environment", {})
-    facts = [
-        ("score", f"{study.score_name}, {study.score_unit} (version {study.score_version})"),
-        ("command", environment.get("command", "")),
-        ("commit", environment.get("commit", "")),
-        ("date", environment.get("date", "")),
-        ("machine", environment.get("machine", "")),
-        ("versions", ", ".join(f"{k} {v}" for k, v in environment.get("versions", {}).items())),
-        *(("note", note) for note in study.notes),
-    ]
-    rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in facts)
-    blocks = [
-        ("Corpus", study.corpus),
-        ("Settings", study.config.get("settings", {})),
-    ]
-    details = "".join(
-        f"<details><summary>{name}</summary>"
-        f"<pre>{escape(json.dumps(data, indent=1))}</pre></details>"
-        for name, data in blocks
+    """Return where the numbers are from: judge, machine, versions, corpus, settings."""
+    what = ", ".join(filter(None, [study.score_name, study.score_unit, study.score_what]))
+    apart = ("commit", "machine", "python", "versions")
+    rows = [f"<tr><th scope='row'>score</th><td>{_words(what)}</td></tr>"]
+    for name, values in origins(study):
+        several = len(values) > 1 and name in apart
+        note = "<p class='warning'>the runs differ</p>" if several else ""
+        cell = "<br>".join(_words(value) for value in values)
+        rows.append(f"<tr><th scope='row'>{_words(name)}</th><td>{cell}{note}</td></tr>")
+    parts = [f'<div class="scroll"><table class="facts">{"".join(rows)}</table></div>']
+    differing = [[path, *values] for path, values in differences(study)]
+    if differing:
+        parts.append("<h3>Settings that differ between arms</h3>")
+        parts.append(_facts(differing, ["setting", *study.arms]))
+    corpus = [[path, value] for path, value in flat(dict(study.corpus)).items() if path]
+    settings = flat(study.config.get("settings", {}))
+    parts.append("<h3>Corpus</h3>")
+    parts.append(_facts(corpus, ["count", ""]) if corpus else '<p class="none">not recorded</p>')
+    parts.append(
+        "<details><summary>All settings</summary>"
+        + _facts([[path, value] for path, value in settings.items()], ["setting", "value"])
+        + "</details>"
     )
-    return f"<div class='scroll'><table class='facts'>{rows}</table></div>{details}"
+    return f"<section><h2>How it was made</h2>{''.join(parts)}</section>"
+
+
+def _facts(rows: list[list[str]], head: list[str]) -> str:
+    columns = "".join(f'<th scope="col">{_words(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{_words(row[0])}</th>'
+        + "".join(f"<td>{_words(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="facts"><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,57 +1,127 @@
-"""The style sheet of the report's page."""
+"""The page's style sheet and its one small script, the filter of samples."""
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --line: #d8dde3;
-  --paper: #ffffff; --shade: #f4f6f8; --c0: #b3541e; --c1: #1f6f8b; --c2: #5b7f2b;
-  --c3: #7a4f9a; --c4: #a8852c; --c5: #4d5968; --good: #1f6f8b; --bad: #b3541e; --mark: #c22f2f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa5b1; --line: #343b44;
-  --paper: #15181c; --shade: #1e2329; --c0: #e88b54; --c1: #62b5d2; --c2: #a0c46b; --c3: #bb93d8;
-  --c4: #d9b75c; --c5: #a4b0be; --good: #62b5d2; --bad: #e88b54; --mark: #ff7b72; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 1100px; margin: 0 auto; padding: 2rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .8rem; }
-.question { color: var(--soft); margin: 0 0 1rem; max-width: 46rem; }
-.verdict { font-size: 1.15rem; border-left: 4px solid var(--c1); padding-left: .9rem;
-  max-width: 46rem; }
-.warning { border-left: 4px solid var(--c0); padding-left: .9rem; }
-.note, .none { color: var(--soft); font-size: .85rem; }
-.scroll { overflow-x: auto; margin: 1rem 0 .4rem; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-th, td { text-align: right; padding: .35rem .7rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; }
-th:first-child, td:first-child, .facts td { text-align: left; }
-.facts td { white-space: normal; vertical-align: top; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
-  gap: 1.4rem; }
-figure { margin: 0; } figcaption { font-weight: 600; font-size: .9rem; margin-bottom: .3rem; }
-svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font-size: 11px; } svg .x, svg .group { text-anchor: middle; }
-svg .y { text-anchor: end; } svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
-svg polyline { fill: none; stroke-width: 1.8; }
-svg .c0 { stroke: var(--c0); } svg .c1 { stroke: var(--c1); } svg .c2 { stroke: var(--c2); }
-svg .c3 { stroke: var(--c3); } svg .c4 { stroke: var(--c4); } svg .c5 { stroke: var(--c5); }
-svg rect, svg circle { stroke: none; } svg rect.c0, svg circle.c0 { fill: var(--c0); }
-svg rect.c1, svg circle.c1 { fill: var(--c1); } svg rect.c2, svg circle.c2 { fill: var(--c2); }
-svg rect.c3, svg circle.c3 { fill: var(--c3); } svg rect.c4, svg circle.c4 { fill: var(--c4); }
-svg rect.c5, svg circle.c5 { fill: var(--c5); }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .2rem 0 0;
-  padding: 0 0 0 3.9rem; font-size: .82rem; }
-.legend i { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px;
-  margin-right: .4rem; vertical-align: -1px; }
-i.c0 { background: var(--c0); } i.c1 { background: var(--c1); } i.c2 { background: var(--c2); }
-i.c3 { background: var(--c3); } i.c4 { background: var(--c4); } i.c5 { background: var(--c5); }
-details { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem;
-  margin: .5rem 0; }
-summary { cursor: pointer; font-weight: 500; }
-pre { background: var(--shade); padding: .7rem .9rem; overflow-x: auto; border-radius: 4px;
-  font: 13px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; margin: .3rem 0 .9rem; }
-.sample { margin-top: .7rem; } .sample pre { max-height: 20rem; overflow-y: auto; }
-.m-good, .m-ai { color: var(--good); } .m-bad, .m-human { color: var(--bad); }
-.m-quote { color: var(--c3); }
-u { text-decoration: underline wavy var(--mark) 1.5px; text-underline-offset: 3px; }
+LIGHT = """color-scheme: light dark; --paper: #fdfdfc; --shade: #f3f4f5; --ink: #1c2024;
+  --soft: #59626c; --line: #d9dde1; --grid: #e6e8eb; --accent: #0b62a4; --warn: #9a4a00;
+  --s0: #5a636e; --s1: #0b62a4; --s2: #b8480f; --s3: #1a7a55; --s4: #8a3f9e; --s5: #84690a;
+  --good: #d8ebf8; --bad: #fbe2d3; --quote: #eadff3; --other: #e2eddd; --found: #c4161c;"""
+DARK = """--paper: #14171a; --shade: #1d2125; --ink: #e4e7ea; --soft: #a0aab4; --line: #363d44;
+  --grid: #282e34; --accent: #6cb6f0; --warn: #f0a35e;
+  --s0: #a3adb8; --s1: #6cb6f0; --s2: #f08a53; --s3: #5fc79a; --s4: #cf93e0; --s5: #d8ba4e;
+  --good: #14364f; --bad: #4d2912; --quote: #3b2a4d; --other: #243a20; --found: #ff8079;"""
+
+SLOTS = "".join(
+    f"svg .fill.s{i} {{ fill: var(--s{i}); }} "
+    f"svg .line.s{i}, svg .error.s{i} {{ stroke: var(--s{i}); }}\n"
+    for i in range(6)
+)
+
+STYLE = f"""
+:root {{ {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }}
+main {{ max-width: 1120px; margin: 0 auto; padding: 2.2rem 1.1rem 5rem; }}
+h1 {{ font-size: 1.75rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.01em; }}
+h2 {{ font-size: 1.15rem; margin: 2.8rem 0 .7rem; }}
+h3 {{ font-size: 1rem; margin: 1.6rem 0 .4rem; }}
+p {{ margin: 0 0 .6rem; }}
+.question, .verdict, .notes, .warning {{ max-width: 48rem; }}
+.question {{ color: var(--soft); margin-bottom: 1.3rem; }}
+.verdict {{ border-left: 4px solid var(--accent); padding: .1rem 0 .1rem 1rem; }}
+.verdict p:first-child {{ font-size: 1.2rem; line-height: 1.4; font-weight: 600; }}
+.verdict p {{ margin: 0; }}
+.verdict .more {{ margin-top: .5rem; }}
+.warning {{ border-left: 4px solid var(--warn); padding: .1rem 0 .1rem 1rem; color: var(--warn);
+  margin-top: .8rem; }}
+.notes, .note, .none, .about {{ color: var(--soft); font-size: .87rem; }}
+.notes {{ padding-left: 1.2rem; margin: 1rem 0 0; }}
+.note {{ max-width: 48rem; }}
+.scroll {{ overflow-x: auto; margin-bottom: .5rem; }}
+table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: right; vertical-align: top; padding: .4rem .8rem;
+  border-bottom: 1px solid var(--line); }}
+thead th {{ color: var(--soft); font-weight: 600; vertical-align: bottom; }}
+tbody th {{ text-align: left; font-weight: 500; padding-left: 0; }}
+th.word, td.word, .facts th, .facts td {{ text-align: left; }}
+thead th:first-child {{ padding-left: 0; }}
+td small {{ display: block; color: var(--soft); font-size: .82em; white-space: nowrap; }}
+.facts {{ font-size: .85rem; }}
+.facts th, .facts td {{ padding: .25rem .8rem .25rem 0; overflow-wrap: anywhere; }}
+.facts th {{ min-width: 8rem; color: var(--soft); }}
+.facts .warning {{ margin: 0; }}
+.plots {{ display: grid; gap: 2rem 2.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }}
+figure {{ margin: 0; }}
+figcaption {{ font-weight: 600; margin-bottom: .4rem; }}
+svg {{ display: block; width: 100%; height: auto; max-width: 560px; }}
+svg text {{ fill: var(--soft); font-size: 12px; }}
+svg .middle {{ text-anchor: middle; }}
+svg .end {{ text-anchor: end; }}
+svg .strong {{ fill: var(--ink); }}
+svg .grid {{ stroke: var(--grid); }}
+svg .axis {{ stroke: var(--soft); }}
+svg .whisker {{ stroke: var(--ink); stroke-width: 1.2; }}
+svg .line {{ fill: none; stroke-width: 1.7; stroke-linejoin: round; }}
+svg .error {{ stroke-width: 1.3; opacity: .55; }}
+{SLOTS}
+.legend {{ list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .87rem;
+  margin: .3rem 0 .5rem; padding: 0; }}
+.legend .key {{ display: inline-block; width: .85rem; height: .85rem; margin-right: .4rem;
+  vertical-align: -.1rem; }}
+details {{ border-top: 1px solid var(--line); padding: .5rem 0; }}
+summary {{ cursor: pointer; font-weight: 600; }}
+summary .note {{ font-weight: 400; margin-left: .4rem; }}
+.sample details {{ border: 0; padding: 0; font-size: .85rem; }}
+.sample summary {{ font-weight: 400; color: var(--soft); }}
+.sample ul {{ margin: .3rem 0; padding-left: 1.2rem; overflow-wrap: anywhere; }}
+.sample {{ margin: .9rem 0 1.3rem; }}
+.sample .about {{ margin: 0 0 .2rem; }}
+pre {{ background: var(--shade); padding: .8rem 1rem; margin: 0 0 .3rem; max-height: 26rem;
+  overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 4px;
+  unicode-bidi: isolate; tab-size: 4;
+  font: .82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }}
+.m-good {{ background: var(--good); }}
+.m-bad {{ background: var(--bad); }}
+.m-quote {{ background: var(--quote); }}
+.m-other {{ background: var(--other); }}
+.m-none {{ color: var(--soft); }}
+.legend .m-good, .legend .m-bad, .legend .m-quote, .legend .m-other {{ padding: .05rem .4rem; }}
+pre [data-mode]::before {{ content: attr(data-mode); font-size: .75em; font-weight: 700;
+  color: var(--soft); border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em;
+  margin-right: .4em; background: var(--paper); }}
+.empty::before {{ content: "empty"; font-style: italic; }}
+u {{ text-decoration: underline wavy var(--found) 1.5px; text-underline-offset: 3px;
+  text-decoration-skip-ink: none; cursor: help; }}
+u.many {{ text-decoration-style: double; }}
+u.eol::before {{ content: "\\21b5"; color: var(--found); }}
+.filter {{ margin: .6rem 0 .9rem; font-size: .9rem; display: flex; flex-wrap: wrap;
+  gap: .4rem 1.4rem; }}
+.filter[hidden] {{ display: none; }}
+select, input {{ font: inherit; max-width: 100%; }}
+select {{ color: var(--ink); background: var(--paper); border: 1px solid var(--line);
+  border-radius: 4px; padding: .15rem .4rem; }}
+@media (max-width: 560px) {{
+  main {{ padding: 1.3rem .8rem 3rem; }}
+  h1 {{ font-size: 1.4rem; }}
+  .verdict p:first-child {{ font-size: 1.08rem; }}
+  th, td {{ padding: .35rem .5rem; }}
+}}
+"""
+
+SCRIPT = """
+const form = document.querySelector('.filter');
+const group = document.querySelector('#group'), found = document.querySelector('#found');
+function filter() {
+  for (const one of document.querySelectorAll('.group')) {
+    one.hidden = group.value !== '' && one.dataset.group !== group.value;
+    if (!one.hidden && group.value !== '') one.open = true;
+  }
+  for (const one of document.querySelectorAll('.sample')) {
+    one.hidden = found.checked && one.dataset.findings === '0';
+  }
+}
+form.hidden = false;
+group.addEventListener('change', filter);
+found.addEventListener('change', filter);
 """

@@ -1,181 +1,211 @@
-"""Tables of a comparison: numbers over seeds, ratios to the baseline, leakage, codes."""
+"""Tables of a comparison, as text cells: the terminal and the page both draw them."""
 
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from prealign.report.load import ArmRun, Number, Study
-
-HEADLINE = (
-    ("mean_score", "mean score"),
-    ("hit_share", "share with one"),
-    ("expected_max_25", "expected max of 25"),
-    ("loss", "held-out loss"),
-    ("chars", "characters"),
-    ("unigram_entropy_bits", "entropy, bits"),
-    ("distinct_2", "distinct 2-grams"),
-    ("parse_share", "share that parses"),
-    ("code_line_share", "share of code lines"),
-    ("pressure_mean", "pressure"),
+from prealign.report.load import ArmRun, Study
+from prealign.report.numbers import (
+    Number,
+    baseline_ratio,
+    code_rate,
+    codes_of,
+    over_seeds,
+    plain,
+    relative_changes,
+    spread,
+    unit_of,
+    written,
 )
-"""Metrics and what tables call them."""
+from prealign.report.verdict import verdict
+
+METRICS = {
+    "mean_score": "mean score",
+    "hit_share": "share of samples with a finding",
+    "expected_max_25": "expected max of 25",
+    "loss": "held-out loss",
+    "chars": "length of samples",
+    "unigram_entropy_bits": "unigram entropy",
+    "distinct_2": "distinct 2-grams",
+    "parse_share": "share that parses",
+    "code_line_share": "share of code lines",
+    "unscored": "samples not scored",
+    "pressure_mean": "pressure on denied tags",
+}
+"""Metrics of the headline, in order, and what tables call them."""
+OF_CONDITIONS = ("mean_score", "hit_share", "expected_max_25", "parse_share", "pressure_mean")
+DIGITS = {"loss": 5}
+CODES_IN_TERMINAL = 8
 
 
 class Table(NamedTuple):
-    """Cells as text."""
+    """Cells as text; a cell without a number is "-"."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
-
-
-def over_seeds(runs: list[ArmRun], metric: str, condition: str | None = None) -> Number | None:
-    """Return the mean over seeds with the least and the greatest; one seed: its own interval."""
-    found = [number for run in runs if (number := run.number(metric, condition)) is not None]
-    if len(found) < 2:
-        return found[0] if found else None
-    values = [number.value for number in found]
-    return Number(sum(values) / len(values), min(values), max(values))
-
-
-def seed_ratios(study: Study, metric: str, arm: str) -> list[float]:
-    """Return, by seed, the baseline's number over the arm's; seeds that lack one are left out."""
-    base = {run.seed: run.number(metric) for run in study.of(study.baseline)}
-    ratios = []
-    for run in study.of(arm):
-        number, other = run.number(metric), base.get(run.seed)
-        if number is not None and other is not None and number.value > 0:
-            ratios.append(other.value / number.value)
-    return ratios
+    text_columns: int = 1
+    """How many columns, from the left, hold words and not numbers."""
 
 
 def headline(study: Study) -> Table:
-    """Return one column per arm: its headline condition, over seeds."""
-    metrics = [
-        (metric, name)
-        for metric, name in HEADLINE
-        if any(run.number(metric) is not None for run in study.runs)
+    """Return one column per arm under its headline condition, one row per metric, over seeds."""
+    rows = [
+        ["samples", *(study.of(arm)[0].condition for arm in study.arms)],
+        ["held-out text read with", *(study.of(arm)[0].loss_condition for arm in study.arms)],
+        ["seeds", *(finished(study.of(arm)) for arm in study.arms)],
     ]
-    names = ["seeds", f"mean score, {study.baseline} / arm", *(name for _, name in metrics)]
-    columns = []
+    for metric, name in METRICS.items():
+        numbers = [over_seeds(study.of(arm), metric) for arm in study.arms]
+        if any(number is not None for number in numbers):
+            unit = unit_of(study, metric)
+            cells = [_cell(number, study.of(arm), metric) for number, arm in _pairs(numbers, study)]
+            rows.append([f"{name}, {unit}" if unit and unit != "share" else name, *cells])
+        if metric == "mean_score" and len(study.arms) > 1:
+            ratios = [written(baseline_ratio(study, arm).overall) for arm in study.arms[1:]]
+            rows.append([f"times less than {study.baseline}", "1", *ratios])
+    return Table("Headline", ["", *study.arms], rows)
+
+
+def by_seed(study: Study) -> Table:
+    """Return one row per arm and seed: how far it is, its own numbers, and its ratio."""
+    rows = []
     for arm in study.arms:
-        runs = study.of(arm)
-        ratios = seed_ratios(study, "mean_score", arm)
-        done = sum(run.finished for run in runs)
-        seeds = str(done) if done == len(runs) else f"{done} of {len(runs)}, unfinished"
-        cells = [spread(over_seeds(runs, metric)) for metric, _ in metrics]
-        ratio = spread(_spread_of(ratios), digits=2) if arm != study.baseline else "1"
-        columns.append([seeds, ratio, *cells])
-    head = ["", *(f"{arm} ({study.of(arm)[0].condition})" for arm in study.arms)]
-    rows = [list(row) for row in zip(names, *columns, strict=True)]
-    title = f"{study.title}: {study.score_name}, {study.score_unit}"
-    return Table(title, head, rows)
+        ratios = baseline_ratio(study, arm).by_seed
+        for run in study.of(arm):
+            last = run.metrics[-1] if run.metrics else {}
+            ratio = None if arm == study.baseline else ratios.get(run.seed)
+            rows.append(
+                [
+                    arm,
+                    str(run.seed),
+                    _state(run),
+                    _count(run.text_tokens),
+                    _count(last.get("elapsed_s")),
+                    written(over_seeds([run], "mean_score")),
+                    "-" if ratio is None else plain(ratio),
+                    written(over_seeds([run], "loss"), digits=5),
+                ]
+            )
+    times = f"times less than {study.baseline}"
+    measured = ["mean score", times, "held-out loss"]
+    head = ["arm", "seed", "state", "text tokens", "training, s", *measured]
+    return Table("Each seed", head, rows, text_columns=3)
 
 
-def leakage(study: Study) -> Table:
-    """Return one row per arm and condition."""
-    metrics = [(m, name) for m, name in HEADLINE if m not in ("loss", "chars")]
+def conditions(study: Study) -> Table:
+    """Return one row per arm and condition of its samples: where the unwanted leaks out."""
     rows = []
     for arm in study.arms:
         runs = study.of(arm)
-        for condition in dict.fromkeys(c for run in runs for c in run.conditions()):
-            cells = [spread(over_seeds(runs, metric, condition)) for metric, _ in metrics]
-            rows.append([arm, condition, *cells])
-    return Table("Every condition", ["arm", "condition", *(name for _, name in metrics)], rows)
+        for condition in dict.fromkeys(c for run in runs for c in run.conditions):
+            numbers = [over_seeds(runs, metric, condition) for metric in OF_CONDITIONS]
+            rows.append([arm, condition, *(written(number) for number in numbers)])
+    shown = [
+        i for i in range(len(OF_CONDITIONS)) if i == 0 or any(row[2 + i] != "-" for row in rows)
+    ]
+    head = ["arm", "samples", *(METRICS[OF_CONDITIONS[i]] for i in shown)]
+    rows = [[*row[:2], *(row[2 + i] for i in shown)] for row in rows]
+    return Table("Every condition", head, rows, text_columns=2)
 
 
 def losses(study: Study) -> Table:
-    """Return one row per arm and way to read held-out text."""
+    """Return one row per arm and way to read held-out text, against the baseline's headline."""
     rows = []
     for arm in study.arms:
         runs = study.of(arm)
-        finals = [row for run in runs for row in run.evals if row.get("final")]
-        ways = dict.fromkeys(row["condition"] for row in finals if row["metric"] == "loss")
-        base = over_seeds(study.of(study.baseline), "loss")
-        for way in ways:
+        ways = [key[1] for run in runs for key in run.finals if key[0] == "loss"]
+        for way in dict.fromkeys([runs[0].loss_condition, *ways]):
             number = over_seeds(runs, "loss", way)
-            relative = f"{number.value / base.value - 1:+.2%}" if number and base else "-"
-            rows.append([arm, way, spread(number, digits=4), relative])
-    head = ["arm", "text is read with", "nats per byte", f"against {study.baseline}"]
-    return Table("Held-out loss", head, rows)
+            change = spread(relative_changes(study, arm, way))
+            own = arm == study.baseline and way == runs[0].loss_condition
+            rows.append([arm, way, written(number, digits=5), "0" if own else percent(change)])
+    head = ["arm", "text read with", "nats per byte", f"against {study.baseline}"]
+    return Table("Held-out loss", head, rows, text_columns=2)
 
 
 def codes(study: Study) -> Table:
-    """Return one row per violation code: per 1000 characters, each arm's headline condition."""
-    found = sorted(
-        {
-            row["metric"].removeprefix("code:")
-            for run in study.runs
-            for row in run.evals
-            if row.get("final") and row["metric"].startswith("code:")
-        }
-    )
+    """Return one row per code: findings per 1000 characters, and the ratio to the baseline."""
     rows = []
-    for code in found:
-        numbers = [
-            _or_zero(over_seeds(study.of(arm), f"code:{code}"), study, arm) for arm in study.arms
-        ]
-        rows.append([code, *(spread(number) for number in numbers)])
-    return Table("Findings per 1000 characters, by code", ["code", *study.arms], rows)
+    others = study.arms[1:]
+    for code in codes_of(study):
+        numbers = {arm: code_rate(study, arm, code) for arm in study.arms}
+        times = [_times(numbers[study.baseline], numbers[arm]) for arm in others]
+        rows.append([code, *(written(numbers[arm]) for arm in study.arms), *times])
+    head = ["code", *study.arms, *(f"{arm}: times less" for arm in others)]
+    return Table("Findings per 1000 characters, by code", head, rows)
 
 
-def verdict(study: Study) -> str:
-    """Return what the numbers say, in one or two sentences."""
-    said = []
-    for arm in study.arms[1:]:
-        ratios = seed_ratios(study, "mean_score", arm)
-        if not ratios:
-            said.append(f"{arm}: not measured yet.")
-            continue
-        mean = sum(ratios) / len(ratios)
-        between = f"{min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} seeds"
-        spread_text = between if len(ratios) > 1 else "one seed"
-        way = "lower" if mean > 1 else "higher"
-        factor = mean if mean > 1 else 1 / mean
-        clear = min(ratios) > 1 or max(ratios) < 1
-        doubt = "" if clear else " The seeds do not agree on the direction."
-        base, own = over_seeds(study.of(study.baseline), "loss"), over_seeds(study.of(arm), "loss")
-        loss = ""
-        if base and own:
-            change = own.value / base.value - 1
-            loss = f" Its held-out loss is {abs(change):.1%} {'lower' if change < 0 else 'higher'}."
-        said.append(
-            f"The {study.score_name} score of {arm} is {factor:.1f} times {way} than that of "
-            f"{study.baseline} ({spread_text}).{doubt}{loss}"
-        )
-    return " ".join(said)
+def finished(runs: list[ArmRun]) -> str:
+    """Return how many seeds have their final numbers: "3", or "1 of 3 finished"."""
+    done = sum(run.state == "finished" for run in runs)
+    return str(done) if done == len(runs) else f"{done} of {len(runs)} finished"
 
 
 def print_table(study: Study, console: Console) -> None:
-    """Print the headline, one column per arm, and the verdict."""
-    table = headline(study)
-    rich = RichTable(title=table.title, title_justify="left")
-    for i, name in enumerate(table.head):
-        rich.add_column(name, justify="right" if i else "left")
-    for row in table.rows:
-        rich.add_row(*row)
-    console.print(rich)
-    console.print(verdict(study), highlight=False)
+    """Print headline, conditions and codes of a comparison, and what they say."""
+    console.print(Text(study.title, style="bold"))
+    _print(headline(study), console)
+    table = conditions(study)
+    if len(table.rows) > len(study.arms):
+        _print(table, console)
+    table = codes(study)
+    if table.rows:
+        _print(table._replace(rows=table.rows[:CODES_IN_TERMINAL]), console)
+        if len(table.rows) > CODES_IN_TERMINAL:
+            more = len(table.rows) - CODES_IN_TERMINAL
+            console.print(Text(f"and {more} more codes, on the page", style="dim"))
+    for sentence in verdict(study):
+        console.print(Text(sentence))
 
 
-def spread(number: Number | None, *, digits: int = 3) -> str:
-    """Return a number with its interval as text; "-" where there is none."""
-    if number is None:
+def percent(change: Number | None) -> str:
+    """Return a relative change with its spread as text, signed: "-1.3 % (-1.6 % to -0.9 %)"."""
+    if change is None:
         return "-"
-    text = f"{number.value:.{digits}g}"
-    if number.low is None or number.high is None or number.low == number.high:
+    text = f"{change.value:+.1%}"
+    if change.low is None or change.high is None:
         return text
-    return f"{text} ({number.low:.{digits}g} to {number.high:.{digits}g})"
+    return f"{text} ({change.low:+.1%} to {change.high:+.1%})"
 
 
-def _spread_of(values: list[float]) -> Number | None:
-    if not values:
-        return None
-    return Number(sum(values) / len(values), min(values), max(values))
+def _print(table: Table, console: Console) -> None:
+    rich = RichTable(title=table.title, title_justify="left", title_style="dim")
+    for i, name in enumerate(table.head):
+        rich.add_column(Text(name), justify="left" if i < table.text_columns else "right")
+    for row in table.rows:
+        rich.add_row(*(Text(cell) for cell in row))
+    console.print(rich)
 
 
-def _or_zero(number: Number | None, study: Study, arm: str) -> Number | None:
-    """Return 0 for a code that a measured arm never had: codes are rows only where they occur."""
-    measured = any(run.number("mean_score") for run in study.of(arm))
-    return number or (Number(0.0, None, None) if measured else None)
+def _state(run: ArmRun) -> str:
+    """Return the run's state, with how far one is that is not finished."""
+    last = run.metrics[-1] if run.metrics else {}
+    if run.state != "unfinished" or "step" not in last:
+        return run.state
+    of = f" of {last['steps']:,}" if last.get("steps") else ""
+    return f"unfinished: step {last['step']:,}{of}"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _pairs(numbers: list[Number | None], study: Study) -> list[tuple[Number | None, str]]:
+    return list(zip(numbers, study.arms, strict=True))
+
+
+def _cell(number: Number | None, runs: list[ArmRun], metric: str) -> str:
+    """Return a number as text; one that not every seed has says how many have it."""
+    text = written(number, digits=DIGITS.get(metric, 3))
+    if number is None or number.seeds == len(runs):
+        return text
+    return f"{text}, {number.seeds} of {len(runs)} seeds"
+
+
+def _times(base: Number | None, own: Number | None) -> str:
+    if base is None or own is None or base.value == own.value == 0:
+        return "-"
+    return plain(base.value / own.value) if own.value else "infinite"

@@ -1,90 +1,129 @@
-import shutil
+import json
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from prealign.errors import DataError
-from prealign.report.load import load_study
-from prealign.report.tables import (
-    codes,
-    headline,
-    losses,
-    over_seeds,
-    print_table,
-    seed_ratios,
-    verdict,
-)
+from prealign.report.load import Study, load_study
+from prealign.report.tables import by_seed, codes, conditions, headline, losses, print_table
+from prealign.report.verdict import verdict
+from tests.report.build import row, write_pair, write_run, write_study
 
 
-def test_one_seed_keeps_its_own_interval(one_seed):
-    study = load_study(one_seed)
-    assert over_seeds(study.of("mle"), "mean_score") == pytest.approx((0.08, 0.072, 0.088))
+def cells(study: Study) -> dict[str, list[str]]:
+    return {one[0]: one[1:] for one in headline(study).rows}
 
 
-def test_several_seeds_give_their_mean_and_their_range(three_seeds):
-    study = load_study(three_seeds)
-    assert over_seeds(study.of("mle"), "mean_score") == (pytest.approx(0.10), 0.08, 0.12)
+def test_the_headline_has_means_ranges_and_the_ratio(three_seeds):
+    rows = cells(load_study(three_seeds))
+    assert rows["seeds"] == ["3", "3"]
+    assert rows["mean score, u"] == ["0.100 (0.0800 to 0.120)", "0.0200 (0.0200 to 0.0200)"]
+    assert rows["times less than mle"] == ["1", "5.00 (4.00 to 6.00)"]
+    assert rows["held-out loss, u"][1] == "1.9000 (1.9000 to 1.9000)"
 
 
-def test_ratios_are_taken_within_a_seed(three_seeds):
-    assert seed_ratios(load_study(three_seeds), "mean_score", "conditional") == pytest.approx(
-        [4.0, 5.0, 6.0]
-    )
+def test_what_only_some_seeds_have_says_so(three_seeds):
+    file = three_seeds / "conditional-seed1" / "evals.jsonl"
+    kept = [one for one in file.read_text().splitlines() if '"mean_score", "unit": "u"' not in one]
+    file.write_text("".join(one + "\n" for one in kept))
+    assert cells(load_study(three_seeds))["mean score, u"][1].endswith("), 2 of 3 seeds")
 
 
-def test_the_verdict_names_factor_range_and_loss(three_seeds):
-    said = verdict(load_study(three_seeds))
-    assert "5.0 times lower" in said
-    assert "4.00 to 6.00 over 3 seeds" in said
-    assert "held-out loss is 5.0% lower" in said
+def test_unfinished_runs_are_counted_and_stand_in_their_own_row(tmp_path):
+    folder = write_pair(tmp_path / "study", {0: (0.08, 0.02)})
+    write_study_again = json.loads((folder / "study.json").read_text())
+    for arm in ("mle", "conditional"):
+        entry = next(one for one in write_study_again["arms"] if one["arm"] == arm)
+        write_study_again["arms"].append(entry | {"seed": 1, "folder": f"{arm}-seed1"})
+    (folder / "study.json").write_text(json.dumps(write_study_again))
+    write_run(folder / "mle-seed1", condition="untagged")
+    study = load_study(folder)
+    assert cells(study)["seeds"] == ["1 of 2 finished", "1 of 2 finished"]
+    states = [(one[0], one[1], one[2], one[5]) for one in by_seed(study).rows]
+    assert states[1] == ("mle", "1", "unfinished: step 2 of 4", "-")
+    assert states[3] == ("conditional", "1", "not begun", "-")
+    assert "mle seed 1 (unfinished), conditional seed 1 (not begun)" in verdict(study)[-1]
 
 
-def test_an_arm_that_is_worse_is_called_worse(one_seed):
-    study = load_study(one_seed)
-    turned = study.__class__(**{**vars(study), "baseline": "conditional"})
-    assert "4.0 times higher" in verdict(turned)
-    assert "5.3% higher" in verdict(turned)
+def test_every_condition_has_a_row(three_seeds):
+    rows = conditions(load_study(three_seeds)).rows
+    assert [one[:2] for one in rows] == [
+        ["mle", "untagged"],
+        ["conditional", "good, each line"],
+        ["conditional", "no tag"],
+    ]
+    assert rows[2][2] == "0.0600 (0.0600 to 0.0600)"
 
 
-def test_an_unfinished_run_is_counted_as_such(three_seeds):
-    (three_seeds / "mle-seed1" / "done.json").unlink()
-    shutil.rmtree(three_seeds / "conditional-seed2")
-    table = headline(load_study(three_seeds))
-    assert table.rows[0][1:] == ["2 of 3, unfinished", "2 of 3, unfinished"]
-
-
-def test_what_was_not_measured_is_a_dash(one_seed):
-    (one_seed / "conditional-seed0" / "evals.jsonl").write_text("")
-    table = {row[0]: row[1:] for row in headline(load_study(one_seed)).rows}
-    assert table["mean score"][1] == "-"
-    assert "not measured yet" in verdict(load_study(one_seed))
-
-
-def test_a_code_that_a_measured_arm_never_had_is_zero(one_seed):
-    file = one_seed / "conditional-seed0" / "evals.jsonl"
-    file.write_text("".join(x + "\n" for x in file.read_text().splitlines() if "code:" not in x))
-    assert codes(load_study(one_seed)).rows == [["E501", "0.4", "0"]]
-
-
-def test_losses_stand_against_the_baseline(one_seed):
+def test_losses_stand_against_the_baseline_in_every_reading(one_seed):
     rows = losses(load_study(one_seed)).rows
-    assert [row[3] for row in rows] == ["+0.00%", "-5.00%"]
+    assert [(one[1], one[3]) for one in rows] == [
+        ("no tags", "0"),
+        ("true tags", "-5.0%"),
+        ("no tags", "+5.0%"),
+    ]
 
 
-def test_the_terminal_shows_the_headline(one_seed):
-    console = Console(width=120, record=True, file=StringIO())
-    print_table(load_study(one_seed), console)
-    assert "conditional (good, each line)" in console.export_text()
+def test_codes_have_rates_and_ratios(one_seed):
+    assert codes(load_study(one_seed)).rows == [
+        ["E501", "4.00", "0.500", "8.00"],
+        ["W291", "1.00", "0", "infinite"],
+    ]
 
 
-def test_a_folder_without_a_comparison_says_so(tmp_path):
-    with pytest.raises(DataError, match=r"holds no comparison \(no study.json\)"):
-        load_study(tmp_path)
+def test_the_verdict_names_factor_spread_and_cost(three_seeds):
+    said = verdict(load_study(three_seeds))
+    assert said[0] == (
+        "conditional scores 5.0 times less than mle: 0.0200 against 0.100 per character "
+        "(between 4.00 and 6.00 in 3 seeds)."
+    )
+    assert said[1].startswith("Its held-out loss (true tags) is 5.0 % lower")
+    assert "Read as mle is (no tags), it is 5.0 % higher" in said[2]
 
 
-def test_a_study_that_lacks_something_says_what(one_seed):
-    file = one_seed / "study.json"
-    file.write_text(file.read_text().replace('"baseline"', '"basis"'))
-    with pytest.raises(DataError, match=r"study\.json: has no 'baseline'"):
-        load_study(one_seed)
+@pytest.mark.parametrize(
+    ("scores", "beginning"),
+    [
+        ({0: (0.02, 0.08)}, "conditional is worse: it scores 4.0 times more than mle"),
+        ({0: (0.05, 0.05)}, "conditional scores about the same as mle"),
+        ({0: (0.02, 0.04), 1: (0.04, 0.02)}, "conditional is not clearly better or worse than mle"),
+        ({0: (0.02, 0.0)}, "conditional scores 0 in every sample; mle scores 0.0200"),
+        ({0: (0.0, 0.02)}, "conditional is worse: 0.0200 against 0 "),
+        ({0: (0.0, 0.0)}, "conditional and mle both score 0"),
+    ],
+)
+def test_the_verdict_does_not_flatter(tmp_path, scores, beginning):
+    assert verdict(load_study(write_pair(tmp_path / "s", scores)))[0].startswith(beginning)
+
+
+def test_intervals_that_overlap_are_told(tmp_path):
+    near = load_study(write_pair(tmp_path / "near", {0: (0.10, 0.09)}))
+    far = load_study(write_pair(tmp_path / "far", {0: (0.10, 0.05)}))
+    assert any("intervals overlap" in one for one in verdict(near))
+    assert not any("overlap" in one for one in verdict(far))
+
+
+def test_an_arm_that_writes_little_is_not_praised_alone(tmp_path):
+    folder = write_study(tmp_path / "s", [("mle", 0), ("conditional", 0)])
+    for arm, score, chars in (("mle", 0.1, 400.0), ("conditional", 0.01, 90.0)):
+        condition = "untagged" if arm == "mle" else "good, each line"
+        more = [row(condition, "chars", chars, final=True)]
+        write_run(folder / f"{arm}-seed0", score=score, condition=condition, more=more)
+    said = " ".join(verdict(load_study(folder)))
+    assert "length of conditional's samples is 90.0 against 400" in said
+
+
+def test_nothing_measured_is_said_and_not_guessed(tmp_path):
+    study = load_study(write_study(tmp_path / "s", [("mle", 0), ("conditional", 0)]))
+    assert verdict(study)[0].startswith("conditional cannot be compared with mle yet")
+    assert cells(study)["seeds"] == ["0 of 1 finished", "0 of 1 finished"]
+
+
+def test_the_terminal_shows_names_as_they_are(one_seed):
+    study = replace(load_study(one_seed), title="[bold]A[/bold]")
+    console = Console(width=120, file=StringIO(), color_system=None)
+    print_table(study, console)
+    text = console.file.getvalue()
+    for piece in ("[bold]A[/bold]", "times less than mle", "no tag", "E501", "4.0 times less"):
+        assert piece in text
