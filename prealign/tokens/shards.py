@@ -99,10 +99,9 @@ def write_tokens(folder: Path, documents: Iterable[Document], encoder: Encoder) 
             for batch in _batches(documents):
                 for document, encoded in zip(batch, encoder(batch), strict=True):
                     writer.add(document, encoded)
-        header = writer.header()
-        if header["documents"] == 0:
+        if writer.counts["documents"] == 0:
             raise DataError(f"{folder}: there are no documents to encode")
-        write_atomic(part / "header.json", json.dumps(header, indent=1) + "\n")
+        write_atomic(part / "header.json", json.dumps(writer.header(), indent=1) + "\n")
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
