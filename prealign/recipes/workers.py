@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from prealign.errors import PrealignError, TrainError
 from prealign.runs import read_jsonl
 
+RATE_OVER_ROWS = 10
 Job = tuple[str, Callable[..., None], tuple[Any, ...]]
 """The name of its folder, a function that can be pickled, and its arguments."""
 
@@ -102,12 +103,14 @@ def _state(folder: Path) -> tuple[float, str]:
     rows = list(read_jsonl(metrics)) if metrics.exists() else []
     if not rows:
         return 0.0, "preparing"
-    row = rows[-1]
+    row, earlier = rows[-1], rows[max(-len(rows), -RATE_OVER_ROWS)]
     share = row["step"] / row["steps"]
     if share >= 1:
         return share, "measuring"
-    left_s = row["elapsed_s"] / max(share, 1e-9) * (1 - share)
-    return share, (
-        f"loss {row['loss_nats']:.3f}, {row['tokens_per_s']:,.0f} tokens/s, "
-        f"{left_s / 60:.1f} min left"
-    )
+    # The first rows hold the time of compiling: the rate is that of the latest rows.
+    steps, seconds = row["step"] - earlier["step"], row["elapsed_s"] - earlier["elapsed_s"]
+    if steps == 0:
+        return share, f"loss {row['loss_nats']:.3f}"
+    left_s = (row["steps"] - row["step"]) * seconds / steps
+    rate = (row["tokens"] - earlier["tokens"]) / max(seconds, 1e-9)
+    return share, (f"loss {row['loss_nats']:.3f}, {rate:,.0f} tokens/s, {left_s / 60:.1f} min left")

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from prealign.errors import DataError, TrainError
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import _state, run_workers
+from prealign.runs import open_run
 
 
 def work(folder, name, seconds=0.0):
@@ -43,3 +44,14 @@ def test_a_failure_is_told_in_its_own_words_and_nothing_new_is_started(tmp_path)
 def test_a_silent_failure_is_still_a_failure(tmp_path):
     with pytest.raises(TrainError, match="mute failed: it said nothing"):
         run([("mute", fail, ("exit",))], tmp_path)
+
+
+def test_the_time_left_is_told_from_the_latest_steps(tmp_path):
+    rows = [
+        {"step": s, "steps": 100, "tokens": 10 * s, "loss_nats": 2.0, "elapsed_s": 600.0 + s}
+        for s in range(1, 41)
+    ]
+    open_run(tmp_path / "run", {}).append("metrics", [{**rows[0], "elapsed_s": 1.0}, *rows[1:]])
+    share, words = _state(tmp_path / "run")
+    assert share == 0.4
+    assert words == "loss 2.000, 10 tokens/s, 1.0 min left"
