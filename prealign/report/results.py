@@ -4,7 +4,8 @@
     python -m prealign.report.results README.md results/ --check   says whether they differ
 
 A table stands between `<!-- results:NAME -->` and `<!-- /results -->`, and is made from
-`NAME.json`. `<!-- results:NAME loss mean_score -->` shows these metrics alone.
+`NAME.json`. `<!-- results:NAME loss mean_score -->` shows these metrics alone, and
+`<!-- results:NAME bars -->` none: just the bars.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from prealign.runs import write_atomic
 
 OPENING = re.compile(r"<!-- results:(\S[^>]*?) -->")
 CLOSING = "<!-- /results -->"
+BARS_ALONE = ["bars"]
 KEYS = ("question", "command", "commit", "date", "machine", "versions", "seeds", "wall_s")
 
 
@@ -33,13 +35,14 @@ def results_table(path: Path, metrics: Sequence[str] = ()) -> str:
 
     Args:
         path: One file of results/ (docs/formats.md).
-        metrics: The columns; all that the file has if none are named.
+        metrics: The columns; all that the file has if none are named; none if it is "bars".
 
     Raises:
         DataError: The file is not there or is no results file, or has none of a metric.
     """
     data = _read(path)
-    parts = [_numbers(path, data["rows"], metrics), _checks(data["checks"]), _origin(path, data)]
+    numbers = "" if list(metrics) == BARS_ALONE else _numbers(path, data["rows"], metrics)
+    parts = [numbers, _checks(data["checks"]), _origin(path, data)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -114,3 +114,9 @@ def test_a_results_file_that_is_missing_or_lacks_something_is_named(results, nam
     file.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
     with pytest.raises(DataError, match=message):
         update_all(f"<!-- results:{name} -->\n<!-- /results -->", results)
+
+
+def test_the_bars_can_stand_alone(results):
+    alone = results_table(results / "thing.json", ["bars"])
+    assert alone in results_table(results / "thing.json")
+    assert alone.startswith("| what | bar |")
