@@ -46,15 +46,15 @@ def test_an_empty_text_has_no_segments():
 @pytest.mark.parametrize(
     "sentences",
     [
-        ["One. ", "Two!  ", 'He said "Stop." ', "Then (why?) ", "He left."],
-        ["Write to ann.b@mail.example.org. ", "She reads it."],
-        ["See https://example.org/a.b?c=d. ", "It is version 2.15.0. ", "Done"],
-        ["Pi is 3.14 or so. ", "It costs $ 5.50 today."],
-        ["Dr. J. R. Smith, e.g. Ann, met Mr. Fox vs. Prof. Bear. ", "They talked."],
-        ["Did Yahoo! pay? ", 'No. "Really?" she asked. ', "Wait... what? ", "Yes."],
-        ["A title\n\n", "A paragraph\nover lines. ", "Two."],
+        ["One.", " Two! ", ' He said "Stop."', " Then (why?)", " He left."],
+        ["Write to ann.b@mail.example.org.", " She reads it."],
+        ["See https://example.org/a.b?c=d.", " It is version 2.15.0.", " Done"],
+        ["Pi is 3.14 or so.", " It costs $ 5.50 today."],
+        ["Dr. J. R. Smith, e.g. Ann, met Mr. Fox vs. Prof. Bear.", " They talked."],
+        ["Did Yahoo! pay?", ' No. "Really?" she asked.', " Wait... what?", " Yes."],
+        ["A title\n\n", "A paragraph\nover lines.", " Two."],
         ["1. First do this.\n", "2. Then that.\n", "(3). And this."],
-        [" \n Leading white space. ", "Trailing. \n"],
+        [" \n Leading white space.", " Trailing. \n"],
     ],
 )
 def test_sentences_end_where_a_reader_would_end_them(sentences):

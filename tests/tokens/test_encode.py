@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign.errors import ConfigError, DataError
+from prealign.score.segment import Lines, Sentences, segment
 from prealign.text.document import Document, Span
 from prealign.text.markup import tagged
 from prealign.text.scheme import GOOD_BAD, TWO_MODES, Scheme
 from prealign.tokens.encode import END, SCORED, TAG, Encoder, uniform
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary
 from tests.tokens.documents import CORPUS, enclosed, lines, marked, vocabulary, without_scores
 
 anything = st.one_of(
@@ -238,3 +241,14 @@ def test_documents_that_cannot_be_encoded_are_named():
         encode(Document("x", "a", (Span(0, 1, "quote"),)), TWO_MODES)
     with pytest.raises(DataError, match="mode 'ai' is not in scheme"):
         encode(Document("x", "a", (Span(0, 1, "ai"),)), Scheme(name="one", modes=GOOD_BAD.modes))
+
+
+def test_sentences_and_lines_begin_where_tokens_do():
+    text = "One went home. Two stayed there!  Three (why?) left.\n\nFour:\n  five. Six.\n" * 3
+    texts = [text, "She left. He wept. They went home. Two (why?) stayed.\n"]
+    vocabulary = Vocabulary(train_text_tokenizer(texts * 3, size=290), GOOD_BAD)
+    for segmenter in (Sentences(), Lines()):
+        document = segment(Document("d", text), segmenter)
+        document = document.with_modes(["good"] * len(document.spans))
+        (encoded,) = Encoder(vocabulary=vocabulary)([document])
+        assert encoded.num_shifted == 0
