@@ -35,11 +35,28 @@ class TokenBatch(NamedTuple):
     """int32: which document of the row each *input* belongs to, counted from 0."""
 
 
+class Mean(NamedTuple):
+    """A mean that can be put together from the parts of a batch."""
+
+    total: Tensor
+    """Scalar, without gradient: the sum."""
+    weight: Tensor
+    """Scalar: how many things were summed; 0 means that there is no mean, not that it is 0."""
+
+
 class Loss(NamedTuple):
-    """A scalar to minimise and the scalars worth logging."""
+    """A scalar to minimise and the scalars worth logging.
+
+    A step may be cut into parts (accumulation, several processes). The loop weighs the value of
+    each part by its weight, so that the step's loss is the mean over all that counted in it.
+    """
 
     value: Tensor
-    metrics: Mapping[str, Tensor]
+    """Scalar to minimise, a mean; 0 with a zero gradient where nothing counts."""
+    weight: Tensor
+    """Scalar: how much the mean is over, such as the number of targets or of pairs."""
+    metrics: Mapping[str, Mean]
+    """What else is logged, by name; every part of a batch gives the same names."""
 
 
 class Objective(Protocol):

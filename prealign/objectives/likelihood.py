@@ -9,9 +9,10 @@ Shape letters:  B = rows,  L = tokens in a row.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from prealign.objectives.batch import Loss, TokenBatch
+from prealign.objectives.batch import Loss, Mean, TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditional:
-    """Likelihood of tagged text."""
+    """Likelihood of tagged text, in nats per target."""
 
     tags_as_targets: bool = True
     """True: the model learns to predict tags (which makes them a detector at inference)."""
@@ -39,19 +40,26 @@ class Conditional:
 
 
 def mean_over(logp_BL: Tensor, counted_BL: Tensor, batch: TokenBatch) -> Loss:
-    """Return the mean negative log-probability over the counted targets.
+    """Return the mean negative log-probability over the counted targets, in nats.
 
-    Metrics are sums, so that parts of a batch can be added up: `targets` counted, `nats` over
-    them, `text_targets` and `text_nats`. A batch without counted targets gives 0 with a zero
-    gradient.
+    Metrics are `text_nats` and `tag_nats`, the means over all text and over all tags of the batch,
+    whether they counted or not. What does not count has no part in the value or its gradient, even
+    where its log-probability is infinite or NaN.
+
+    Args:
+        logp_BL: Natural log-probability of each target, float32.
+        counted_BL: bool: which targets the mean is over.
+        batch: What the targets are.
     """
-    counted = counted_BL.sum()
-    nats = -(logp_BL * counted_BL).sum()
-    text_nats = -(logp_BL.detach() * batch.text_BL).sum()
+    nats_BL = -torch.where(counted_BL, logp_BL, 0.0)
+    count = counted_BL.sum()
     metrics = {
-        "targets": counted,
-        "nats": nats.detach(),
-        "text_targets": batch.text_BL.sum(),
-        "text_nats": text_nats,
+        "text_nats": mean_nats(logp_BL, batch.text_BL),
+        "tag_nats": mean_nats(logp_BL, batch.tag_BL),
     }
-    return Loss(nats / counted.clamp(min=1), metrics)
+    return Loss(nats_BL.sum() / count.clamp(min=1), count, metrics)
+
+
+def mean_nats(logp_BL: Tensor, which_BL: Tensor) -> Mean:
+    """Return the mean negative log-probability of some targets, without gradient."""
+    return Mean(-torch.where(which_BL, logp_BL.detach(), 0.0).sum(), which_BL.sum())

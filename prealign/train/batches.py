@@ -3,12 +3,16 @@
 A step takes one row from each of `batch_rows` equal stretches of the stream, so a batch holds many
 documents, a stretch is read in order, and arms that share an order see the same text at the same
 share of their training. The last steps may lack rows; those are padding.
+
+Shape letters:  n = rows,  L = tokens in a row.
 """
 
-from typing import Protocol
+import zlib
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prealign.objectives.batch import TokenBatch
 from prealign.tokens.encode import END, PAD, SCORED, TAG
@@ -36,10 +40,20 @@ def rows_of_step(step: int, steps: int, batch_rows: int) -> list[int]:
     return [lane * steps + step for lane in range(batch_rows)]
 
 
-def make_batch(rows: PackedRows, device: torch.device) -> TokenBatch:
-    """Return rows of L + 1 tokens as inputs and targets."""
+def data_identity(data: Rows) -> dict[str, int]:
+    """Return numbers that differ for other data, from its size and its outermost rows."""
+    ids = data.rows([0, data.num_rows - 1]).ids
+    return {
+        "num_rows": data.num_rows,
+        "row_tokens": ids.shape[1] - 1,
+        "crc_of_first_and_last_row": zlib.crc32(ids.tobytes()),
+    }
 
-    def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
+
+def make_batch(rows: PackedRows, device: torch.device) -> TokenBatch:
+    """Return rows of L + 1 tokens as L inputs and the L targets that follow them."""
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
     flags = rows.flags[:, 1:]

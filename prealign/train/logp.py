@@ -3,6 +3,9 @@
 Shape letters:  B = rows,  L = tokens in a row,  D = width,  V = vocabulary.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,16 +24,18 @@ class TargetLogp(nn.Module):
         """Return log p(target | inputs before it), [B, L], fp32, in nats."""
         mask = positions_BL = None
         if self.document_mask:
-            mask = within_documents(document_BL)
+            allowed = within_documents(document_BL)
+            dtype = torch.bfloat16 if self.bf16 else torch.float32
+            # Added to the scores: what transformers' "sdpa" and "eager" both take.
+            mask = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
             positions_BL = positions_in_documents(document_BL)
         with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=self.bf16):
             hidden_BLD = self.model.base_model(
                 input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
             ).last_hidden_state
-            logits_BLV = self.model.get_output_embeddings()(hidden_BLD)
-        chosen_BL: Tensor = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
-        total_BL: Tensor = logits_BLV.float().logsumexp(dim=-1)
-        return chosen_BL - total_BL
+            logits_BLV: Tensor = self.model.get_output_embeddings()(hidden_BLD)
+        chosen_BL = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
+        return chosen_BL - logits_BLV.float().logsumexp(dim=-1)
 
 
 def within_documents(document_BL: Tensor) -> Tensor:
@@ -49,3 +54,19 @@ def positions_in_documents(document_BL: Tensor) -> Tensor:
     begins_BL[:, 1:] = document_BL[:, 1:] != document_BL[:, :-1]
     start_BL = torch.where(begins_BL, places_L, 0).cummax(dim=1).values
     return places_L - start_BL
+
+
+def has_attention(model: PreTrainedModel, name: str) -> bool:
+    """Return whether the model attends by transformers' implementation `name`."""
+    return bool(model.config._attn_implementation == name)
+
+
+@contextlib.contextmanager
+def with_attention(model: PreTrainedModel, name: str | None) -> Iterator[None]:
+    """Let the model attend by transformers' implementation `name` inside; None: by its own."""
+    own = model.config._attn_implementation
+    model.set_attn_implementation(name or own)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)

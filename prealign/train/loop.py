@@ -4,32 +4,40 @@ It is deterministic: which rows a step has depends on the step alone, so a run t
 started again ends with the same weights, bit for bit, as one that was not (CPU, same threads).
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from prealign.config import fingerprint
-from prealign.errors import TrainError
-from prealign.objectives.batch import Objective
+from prealign.config import to_json
+from prealign.errors import ConfigError, TrainError
+from prealign.objectives.batch import Objective, TokenBatch
 from prealign.runs import RunFolder
-from prealign.train.batches import Rows, make_batch, num_steps, rows_of_step
+from prealign.train.batches import Rows, data_identity, make_batch, num_steps, rows_of_step
 from prealign.train.checkpoint import State, load_checkpoint, save_checkpoint
-from prealign.train.logp import TargetLogp
-from prealign.train.parallel import Group, parallel_group, spread, summed
-from prealign.train.settings import TrainSettings, uses_bf16, why_compiled
+from prealign.train.display import display
+from prealign.train.hardware import choose
+from prealign.train.logp import TargetLogp, has_attention, with_attention
+from prealign.train.optimizer import gradients, make_optimizer, norm_of, scale_and_clip
+from prealign.train.parallel import (
+    Group,
+    gradients_apart,
+    in_one_piece,
+    parallel_group,
+    spread,
+    summed,
+)
+from prealign.train.settings import TrainSettings
 from prealign.train.tensorboard import EventLog
 
 RUNNING_DECAY = 0.98
-SPIKES_COUNT_AFTER = 50
+SPIKES_COUNT_AFTER_STEPS = 50
+"""Or after the warm-up, if that is longer."""
 
 
 class Progress(NamedTuple):
@@ -49,12 +57,14 @@ class TrainOutcome(NamedTuple):
     steps: int
     """Steps done, over all starts."""
     text_tokens: int
-    loss_nats: float
-    """Of the last step."""
+    """Text tokens that were targets."""
+    loss_nats: float | None
+    """Of the last step; None if nothing counted in it."""
 
 
 AtEval = Callable[[PreTrainedModel, Progress], Iterable[Mapping[str, Any]]]
-"""Measures the model, which is under `eval()`, and returns rows for evals.jsonl."""
+"""Measures the model, which is under `eval()`, and returns rows for evals.jsonl. Under torchrun
+every process calls it, and must do the same; the rows of rank 0 are kept."""
 
 
 def train(
@@ -69,6 +79,9 @@ def train(
 ) -> TrainOutcome:
     """Train `model` in place on every row once, from the run's checkpoint if it has one.
 
+    Under `parallel="fsdp2"` the model is left in shards: its weights are in the newest checkpoint,
+    and `prealign.train.checkpoint.load_weights` puts them into a whole model.
+
     Args:
         model: A causal language model of transformers, on any device.
         objective: The loss.
@@ -76,18 +89,25 @@ def train(
         settings: How.
         run: Gets metrics.jsonl, evals.jsonl, log.txt and checkpoints.
         at_eval: Called at evaluation points; the last point is the end, always.
-        stop_after_steps: Stop early, with a checkpoint, as if interrupted.
+        stop_after_steps: Stop when so many steps are done, with a checkpoint, as if interrupted.
 
     Raises:
+        ConfigError: Rows do not divide among processes and passes.
         TrainError: The loss or its gradient is not finite, or the loss has jumped; the state
-            before that step is in the newest checkpoint.
+            before that step is in the newest checkpoint. Or the checkpoint is of another run.
     """
-    with parallel_group(settings.parallel) as group:
-        trainer = _Trainer(model, objective, data, settings, run, group)
-        outcome = trainer.run(at_eval, stop_after_steps)
-        trainer.close()
-        del trainer
-        return outcome
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or threads)
+    try:
+        with parallel_group(settings.parallel) as group:
+            trainer = _Trainer(model, objective, data, settings, run, group)
+            with with_attention(model, trainer.attention):
+                outcome = trainer.run(at_eval, stop_after_steps)
+            trainer.close()
+            del trainer
+            return outcome
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Trainer:
@@ -104,55 +124,60 @@ class _Trainer:
     ) -> None:
         self.objective, self.data, self.settings = objective, data, settings
         self.folder, self.group = run, group
-        self.model = model
-        nn.Module.to(model, group.device)
+        self.model = model.to(group.device)  # type: ignore[arg-type]
         self.steps = num_steps(data, settings.batch_rows)
-        if settings.batch_rows % group.size:
-            raise TrainError(
-                f"train.batch_rows={settings.batch_rows}: must divide by {group.size} processes"
-            )
-        bf16 = uses_bf16(settings, group.device)
-        compiled, why = why_compiled(settings, self.steps, group.device)
-        logp = TargetLogp(self.model, bf16=bf16, document_mask=settings.document_mask)
-        if compiled:
-            logp.compile(dynamic=False)
-        layers = getattr(model.base_model, "layers", None)
-        self.logp = spread(logp, layers, settings.parallel)
-        self.optimizer = make_optimizer(self.model, settings)
-        what = (fingerprint(settings), fingerprint(objective), self.steps, data.num_rows)
-        self.fingerprint = fingerprint(what)
-        self.state = State(0, 0, 0, 0.0, None, self.fingerprint)
-        self.console = Console(stderr=True)
-        self.events = EventLog(run.path) if settings.tensorboard and group.writes else None
-        self._say(
-            f"{self.steps:,} steps of {settings.batch_rows} rows; "
-            f"{'bf16' if bf16 else 'fp32'} products; "
-            f"{'compiled' if compiled else 'not compiled'}: {why}"
+        self.micro_rows = _micro_rows(settings, group)
+        data_is = data_identity(data)
+        row_tokens = data_is["row_tokens"]
+        choices = choose(
+            settings,
+            group.device,
+            num_parameters=sum(p.numel() for p in model.parameters()),
+            num_tokens=data.num_rows * row_tokens // group.size,
+            row_tokens=row_tokens,
         )
+        self.attention = choices.attention if has_attention(model, "sdpa") else None
+        logp = TargetLogp(model, bf16=choices.bf16, document_mask=settings.document_mask)
+        if choices.compiled:
+            logp.compile(dynamic=False)
+        self.logp = spread(logp, model, settings.parallel)
+        self.optimizer = make_optimizer(self.logp, settings)
+        self.identity = {
+            "train": settings.deciding(),
+            "objective": to_json(objective),
+            "data": data_is,
+        }
+        self.state = State()
+        self.unlogged_tokens, self.unlogged_s = 0, 0.0
+        self.events = EventLog(run.path) if settings.tensorboard and group.writes else None
+        if group.writes:
+            rows = f"{settings.batch_rows} rows of {row_tokens} tokens"
+            processes = f"{group.size} x {torch.get_num_threads()} threads on {group.device.type}"
+            run.log(f"{self.steps:,} steps of {rows}; {processes}; {choices.words}")
 
     def run(self, at_eval: AtEval | None, stop_after_steps: int | None) -> TrainOutcome:
         """Go through the steps that are left."""
         self._resume()
-        last = min(self.steps, stop_after_steps or self.steps)
+        last = self.steps if stop_after_steps is None else min(self.steps, stop_after_steps)
         eval_steps = self.settings.eval_steps(self.steps)
-        loss = self.state.running_loss or math.nan
         saved_at = time.monotonic()
         self.model.train()
-        with self._display() as show:
+        shows = display(
+            self.folder, done=self.state.step, steps=self.steps, writes=self.group.writes
+        )
+        with shows as show:
             for step in range(self.state.step, last):
                 started = time.perf_counter()
-                loss, row = self._step(step)
-                seconds = time.perf_counter() - started
-                self._count(step, loss, row, seconds)
-                show(row)
+                row, tokens = self._step(step)
+                show(self._count(row, tokens, time.perf_counter() - started))
                 if step + 1 in eval_steps and at_eval is not None:
                     self._evaluate(at_eval)
-                ends = step + 1 == last
-                if ends or time.monotonic() - saved_at > self.settings.checkpoint_every_s:
+                due = time.monotonic() - saved_at > self.settings.checkpoint_every_s
+                if step + 1 == last or self._agreed(due):
                     self._save()
                     saved_at = time.monotonic()
         self.model.eval()
-        return TrainOutcome(self.state.step, self.state.text_tokens, loss)
+        return TrainOutcome(self.state.step, self.state.text_tokens, self.state.loss_nats)
 
     def close(self) -> None:
         """Let go of what holds the process group."""
@@ -160,92 +185,123 @@ class _Trainer:
             self.events.close()
         del self.logp, self.optimizer
 
-    def _step(self, step: int) -> tuple[float, dict[str, Any]]:
-        """Do one step and return its loss and its row of metrics."""
-        settings, group = self.settings, self.group
-        own = rows_of_step(step, self.steps, settings.batch_rows)[group.rank :: group.size]
-        micro = min(settings.micro_rows or len(own), len(own))
-        parts = [own[i : i + micro] for i in range(0, len(own), micro)]
-        sums: dict[str, Tensor] = {}
-        tokens = 0
-        for part in parts:
-            batch = make_batch(self.data.rows(part), group.device)
-            logp_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
-            loss = self.objective(logp_BL, batch)
-            # The mean is over the targets of the whole step: sums go backward, and the gradient
-            # is divided by their number below. DDP and FSDP2 average over processes: undone too.
-            (loss.value * loss.metrics["targets"]).backward()
-            for name, value in loss.metrics.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-            tokens += batch.ids_BL.numel()
-        names = sorted(sums)
-        stacked = torch.stack([sums[name].double() for name in names])
-        total = dict(zip(names, summed(stacked, group).tolist(), strict=True))
-        loss_nats = total["nats"] / max(total["targets"], 1)
-        norm = self._clipped(group.size / max(total["targets"], 1))
-        if not (math.isfinite(loss_nats) and math.isfinite(norm)):
-            self._stop(step, f"the loss is {loss_nats}, the gradient's norm {norm}", "a smaller lr")
-        self._check_spike(step, loss_nats)
-        rate = settings.learning_rate(step, self.steps)
+    def _step(self, step: int) -> tuple[dict[str, Any], tuple[int, int]]:
+        """Do one step; return its row of metrics, and its targets and text tokens."""
+        sums, names = self._backward(step)
+        grads = gradients(self.optimizer)
+        norm = norm_of(grads).to(sums.device).double()
+        # The one wait for the device in a step.
+        *numbers, norm_ = torch.cat([summed(sums, self.group), norm[None]]).tolist()
+        means = {
+            name: total / weight if weight else None
+            for name, total, weight in zip(names, numbers[2::2], numbers[3::2], strict=True)
+        }
+        targets, text_tokens, weight = int(numbers[0]), int(numbers[1]), numbers[3]
+        # Gradients are of sums over targets, and averaged over processes.
+        scale = self.group.size / (weight or 1.0)
+        loss, norm_ = means["loss_nats"], norm_ * scale
+        rate = self.settings.learning_rate(step, self.steps)
+        self._check(step, loss, norm_)
+        scale_and_clip(grads, scale, norm_ / scale, self.settings.clip_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        row = {
-            "step": step + 1,
-            "steps": self.steps,
-            "tokens": tokens * group.size,
-            "text_tokens": int(total["text_targets"]),
-            "loss_nats": loss_nats,
-            "text_nats": total["text_nats"] / max(total["text_targets"], 1),
-            "lr": rate,
-            "grad_norm": norm,
-        }
-        return loss_nats, row
+        row = {"step": step + 1, "steps": self.steps, **means, "lr": rate, "grad_norm": norm_}
+        return row, (targets, text_tokens)
 
-    def _clipped(self, scale: float) -> float:
-        """Scale the gradients, clip them together, and return their norm before the clip."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        grads = [p.grad for p in parameters if p.grad is not None]
-        total = nn.utils.get_total_norm(grads)
-        full = total.full_tensor() if hasattr(total, "full_tensor") else total
-        norm = float(full) * scale
-        if math.isfinite(norm):
-            factor = scale * min(1.0, self.settings.clip_norm / (norm + 1e-6))
-            torch._foreach_mul_(grads, factor)
-        return norm
+    def _backward(self, step: int) -> tuple[Tensor, list[str]]:
+        """Add up the gradients of a step's parts.
 
-    def _count(self, step: int, loss: float, row: dict[str, Any], seconds: float) -> None:
-        """Add a step to the state, and log it if its turn has come."""
-        old = self.state
-        mean = (
-            loss
-            if old.running_loss is None
-            else (RUNNING_DECAY * old.running_loss + (1 - RUNNING_DECAY) * loss)
+        Returns:
+            Sums over this process's parts, float64: targets, text tokens, then a total and a weight
+            for each of the names, the first of which is the loss; and the names.
+        """
+        rows = rows_of_step(step, self.steps, self.settings.batch_rows)
+        own = rows[self.group.rank :: self.group.size]
+        starts = range(0, len(own), self.micro_rows)
+        sums: list[Tensor] = []
+        names: list[str] = []
+        for start in starts:
+            part = self.data.rows(own[start : start + self.micro_rows])
+            batch = make_batch(part, self.group.device)
+            with gradients_apart(self.logp, last=start == starts[-1]):
+                logp_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
+                loss = self.objective(logp_BL, batch)
+                total = loss.value * loss.weight
+                total.backward()
+            names = ["loss_nats", *loss.metrics]
+            means = [(total.detach(), loss.weight), *loss.metrics.values()]
+            numbers = [*_counts(batch), *(number for mean in means for number in mean)]
+            sums.append(torch.stack([number.double() for number in numbers]))
+        return torch.stack(sums).sum(0), names
+
+    def _check(self, step: int, loss: float | None, norm: float) -> None:
+        """Stop before a step that would do harm."""
+        if not (math.isfinite(norm) and math.isfinite(loss or 0.0)):
+            self._stop(step, f"the loss is {loss}, the norm of its gradient {norm}")
+        settings, mean = self.settings, self.state.running_loss
+        calm = step >= max(SPIKES_COUNT_AFTER_STEPS, settings.warmup_steps(self.steps))
+        if settings.spike_factor is None or loss is None or mean is None or not calm:
+            return
+        if loss > settings.spike_factor * mean > 0:
+            what = (
+                f"the loss is {loss:.4g}, more than train.spike_factor={settings.spike_factor:g} "
+                f"times its running mean of {mean:.4g}"
+            )
+            self._stop(step, what)
+
+    def _stop(self, step: int, what: str) -> None:
+        self._save()
+        raise TrainError(
+            f"{self.folder.path}: step {step + 1}: {what}; stopped with the state before this step "
+            f"in checkpoints/. Start again in another folder with a smaller train.lr (it is "
+            f"{self.settings.lr:g}) or a smaller train.clip_norm, or look at the data of this step"
         )
+
+    def _count(
+        self, row: dict[str, Any], tokens: tuple[int, int], seconds: float
+    ) -> dict[str, Any]:
+        """Add a step to the state, log its row if its turn has come, and return it whole."""
+        old, loss = self.state, row["loss_nats"]
+        mean = old.running_loss
+        if loss is not None:
+            mean = loss if mean is None else RUNNING_DECAY * mean + (1 - RUNNING_DECAY) * loss
         self.state = State(
-            step + 1,
-            old.tokens + row["tokens"],
-            old.text_tokens + row["text_tokens"],
-            old.elapsed_s + seconds,
-            mean,
-            self.fingerprint,
+            step=row["step"],
+            tokens=old.tokens + tokens[0],
+            text_tokens=old.text_tokens + tokens[1],
+            elapsed_s=old.elapsed_s + seconds,
+            loss_nats=loss,
+            running_loss=mean,
         )
-        row["tokens_per_s"] = round(row["tokens"] / seconds, 1)
-        row["tokens"], row["text_tokens"] = self.state.tokens, self.state.text_tokens
-        row["elapsed_s"] = round(self.state.elapsed_s, 3)
-        due = (step + 1) % self.settings.log_every_steps == 0 or step + 1 == self.steps
-        if due and self.group.writes:
-            self.folder.append("metrics", [row])
+        self.unlogged_tokens += tokens[0]
+        self.unlogged_s += seconds
+        row |= {
+            "tokens": self.state.tokens,
+            "text_tokens": self.state.text_tokens,
+            "tokens_per_s": round(self.unlogged_tokens / self.unlogged_s, 1),
+            "elapsed_s": round(self.state.elapsed_s, 3),
+        }
+        if row["step"] % self.settings.log_every_steps == 0 or row["step"] == self.steps:
+            self.unlogged_tokens, self.unlogged_s = 0, 0.0
+            if self.group.writes:
+                self.folder.append("metrics", [row])
             if self.events:
                 self.events.add(row)
+        return row
 
     def _evaluate(self, at_eval: AtEval) -> None:
-        """Measure the model under eval(); the modes of its parts are put back."""
+        """Measure the model as it is for use; all is put back as it was, random numbers too."""
         progress = Progress(self.state.step, self.steps, self.state.text_tokens)
         training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        rows = list(at_eval(self.model, progress))
+        own_attention = "sdpa" if self.attention else None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng())
+            stack.enter_context(in_one_piece(self.logp))
+            stack.enter_context(with_attention(self.model, own_attention))
+            self.model.eval()
+            rows = list(at_eval(self.model, progress))
         for module in training:
             module.training = True
         if self.group.writes:
@@ -254,83 +310,48 @@ class _Trainer:
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint; rows that were written after it are cut off."""
-        state = load_checkpoint(
-            self.folder.path / "checkpoints",
-            self.model,
-            self.optimizer,
-            fingerprint=self.fingerprint,
-        )
+        folder = self.folder.path / "checkpoints"
+        state = load_checkpoint(folder, self.model, self.optimizer, self.identity)
         if state is not None:
             self.state = state
-            self._say(f"goes on from step {state.step:,}")
-        if self.group.writes:
-            for name in ("metrics", "evals"):
-                rows = self.folder.rows(name)
-                kept = [row for row in rows if row.get("step", 0) <= self.state.step]
-                if len(kept) != len(rows):
-                    self.folder.rewrite(name, kept)
+        if not self.group.writes:
+            return
+        if state is not None:
+            self.folder.log(f"goes on from step {state.step:,}")
+        for name in ("metrics", "evals"):
+            rows = self.folder.rows(name)
+            kept = [row for row in rows if row["step"] <= self.state.step]
+            if len(kept) != len(rows):
+                self.folder.rewrite(name, kept)
+
+    def _agreed(self, due: bool) -> bool:
+        """Return whether any process thinks so: clocks differ, and saving takes all of them."""
+        if self.group.size == 1:
+            return due
+        asked = torch.tensor([int(due)], device=self.group.device)
+        return bool(summed(asked, self.group).item())
 
     def _save(self) -> None:
         folder = self.folder.path / "checkpoints"
-        save_checkpoint(folder, self.model, self.optimizer, self.state, writes=self.group.writes)
-
-    def _check_spike(self, step: int, loss: float) -> None:
-        factor, mean = self.settings.spike_factor, self.state.running_loss
-        if factor and mean is not None and step >= SPIKES_COUNT_AFTER and loss > factor * mean:
-            what = f"the loss jumped to {loss:.3f} from a running mean of {mean:.3f}"
-            self._stop(step, what, "a smaller lr, or train.spike_factor=none to go on regardless")
-
-    def _stop(self, step: int, what: str, advice: str) -> None:
-        self._save()
-        raise TrainError(
-            f"{self.folder.path}: step {step + 1}: {what}; stopped, with the state before this "
-            f"step in checkpoints/. Try {advice}"
+        save_checkpoint(
+            folder, self.model, self.optimizer, self.state, self.identity, writes=self.group.writes
         )
 
-    @contextmanager
-    def _display(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Yield a function that shows a row: a bar on a terminal, else a line now and then."""
-        bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[what]}"),
-            TimeRemainingColumn(), console=self.console,
-            disable=not (self.console.is_terminal and self.group.writes),
-        )  # fmt: skip
-        task = bar.add_task("training", total=self.steps, completed=self.state.step, what="")
-        said = time.monotonic()
 
-        def show(row: dict[str, Any]) -> None:
-            nonlocal said
-            what = f"loss {row['loss_nats']:.3f}, {row['tokens_per_s']:,.0f} tokens/s"
-            bar.update(task, completed=row["step"], what=what)
-            if time.monotonic() - said > 15:
-                said = time.monotonic()
-                share = row["step"] / self.steps
-                left_s = self.state.elapsed_s / share * (1 - share)
-                line = f"step {row['step']:,} of {self.steps:,}: {what}, {left_s:,.0f} s left"
-                self._say(line, aloud=not self.console.is_terminal)
-
-        with bar:
-            yield show
-
-    def _say(self, line: str, *, aloud: bool = False) -> None:
-        if self.group.writes:
-            self.folder.log(line)
-            if aloud:
-                self.console.print(line, highlight=False)
+def _counts(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Return how many targets there are besides padding, and how many of them are text."""
+    real_BL = batch.text_BL | batch.tag_BL | batch.end_BL
+    return real_BL.sum(), batch.text_BL.sum()
 
 
-def make_optimizer(model: PreTrainedModel, settings: TrainSettings) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices alone, not on norms, biases or embeddings."""
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    weights = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in weights if p.ndim >= 2 and id(p) not in tables]
-    others = [p for p in weights if p.ndim < 2 or id(p) in tables]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        fused=settings.parallel != "fsdp2",
-    )
+def _micro_rows(settings: TrainSettings, group: Group) -> int:
+    """Return how many rows of a process go through the model at once."""
+    own, rest = divmod(settings.batch_rows, group.size)
+    micro = min(settings.micro_rows or own, own)
+    if rest or own % micro:
+        raise ConfigError(
+            f"train.batch_rows={settings.batch_rows}, train.micro_rows={settings.micro_rows}: the "
+            f"rows must divide among {group.size} processes, and those of one into passes of "
+            "micro_rows, as every pass has the same shape"
+        )
+    return micro

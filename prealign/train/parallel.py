@@ -1,22 +1,24 @@
 """Several processes under torchrun: DDP and FSDP2, on gloo or NCCL.
 
-Rank 0 alone writes. Gloo jobs can abort at interpreter exit; leaving through `parallel_group`
-frees what holds the group before it is destroyed.
+Rank 0 alone writes. Gloo jobs can abort at interpreter exit while something still holds the group;
+leaving through `parallel_group` frees what the loop held before the group is destroyed.
 """
 
 import contextlib
 import gc
 import os
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from prealign.errors import ConfigError
+from prealign.train.settings import Parallel
 
 
 class Group(NamedTuple):
@@ -33,7 +35,7 @@ class Group(NamedTuple):
 
 
 @contextlib.contextmanager
-def parallel_group(parallel: Literal["none", "ddp", "fsdp2"]) -> Iterator[Group]:
+def parallel_group(parallel: Parallel) -> Iterator[Group]:
     """Yield this process's place; join and leave the group that torchrun made.
 
     Raises:
@@ -48,30 +50,57 @@ def parallel_group(parallel: Literal["none", "ddp", "fsdp2"]) -> Iterator[Group]
             f"train.parallel={parallel}: needs torchrun; start with "
             "`torchrun --nproc-per-node N -m prealign.cli run ...`"
         )
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
     joined = dist.is_initialized()
     if not joined:
         dist.init_process_group("nccl" if cuda else "gloo")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size(), device)
-    finally:
+    yield Group(dist.get_rank(), dist.get_world_size(), device)
+    # After an error there is no waiting here: the others may be stuck elsewhere, and torchrun
+    # ends them when this process has ended.
+    if not joined:
         gc.collect()
-        if not joined:
-            dist.barrier()
-            dist.destroy_process_group()
+        dist.barrier()
+        dist.destroy_process_group()
 
 
-def spread(
-    module: nn.Module, layers: nn.ModuleList | None, parallel: Literal["none", "ddp", "fsdp2"]
-) -> nn.Module:
-    """Return the module as the processes run it together."""
+def spread(module: nn.Module, model: PreTrainedModel, parallel: Parallel) -> nn.Module:
+    """Return `module`, which runs `model`, as the processes run it together."""
     if parallel == "ddp":
         return DistributedDataParallel(module)
     if parallel == "fsdp2":
-        for layer in layers or []:
+        for layer in getattr(model.base_model, "layers", []):
             fully_shard(layer)
         fully_shard(module)
     return module
+
+
+@contextlib.contextmanager
+def gradients_apart(module: nn.Module, *, last: bool) -> Iterator[None]:
+    """Let a backward pass add up gradients in this process alone, unless it is the step's last."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def in_one_piece(module: nn.Module) -> Iterator[None]:
+    """Have the weights outside of the layers in one piece, so that the model can be called.
+
+    The layers gather theirs as they run, in all processes together.
+    """
+    if isinstance(module, FSDPModule):
+        module.unshard()
+        try:
+            yield
+        finally:
+            module.reshard()
+    else:
+        yield
 
 
 def summed(values: Tensor, group: Group) -> Tensor:

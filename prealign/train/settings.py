@@ -1,15 +1,19 @@
-"""Settings of the loop, and what the machine allows of them."""
+"""Settings of the loop: what is asked for. What the machine allows of it is in `hardware`."""
 
-import shutil
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
+from prealign.config import to_json
 from prealign.errors import ConfigError
 
-COMPILE_PAYS_AFTER_STEPS = 150
+Parallel = Literal["none", "ddp", "fsdp2"]
+
+RESULT_SETTINGS = (
+    "batch_rows", "lr", "lr_floor_share", "warmup_share", "weight_decay", "betas", "clip_norm",
+    "precision", "document_mask",
+)  # fmt: skip
+"""Those that decide the weights by more than rounding. The others may change on resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class TrainSettings:
     batch_rows: int = 16
     """Rows in a step, over all processes."""
     micro_rows: int | None = None
-    """Rows in a forward pass of one process; None: all of its rows of a step."""
+    """Rows in a forward pass of one process, at most; None: all of its rows of a step."""
     lr: float = 1e-3
     """Peak learning rate."""
     lr_floor_share: float = 0.1
@@ -28,9 +32,10 @@ class TrainSettings:
     """Share of the steps in which the rate rises linearly."""
     weight_decay: float = 0.1
     """Of matrices; norms, biases and embeddings have none."""
-    beta1: float = 0.9
-    beta2: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    """How slowly AdamW forgets gradients and their squares."""
     clip_norm: float = 1.0
+    """A gradient with a greater norm is scaled down to it."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the matrix products; "auto": bf16 where the hardware multiplies it fast. Weights stay
     fp32."""
@@ -44,59 +49,53 @@ class TrainSettings:
     checkpoint_every_s: float = 60.0
     spike_factor: float | None = 3.0
     """Stop when the loss of a step is this many times its running mean; None: never."""
-    parallel: Literal["none", "ddp", "fsdp2"] = "none"
+    parallel: Parallel = "none"
+    """Several processes under torchrun: whole models in step, or one model in shards."""
+    threads: int | None = None
+    """Of one process; None: as torch was started."""
     tensorboard: bool = False
     """Also write a log that TensorBoard reads (an extra)."""
 
     def __post_init__(self) -> None:
-        if self.batch_rows < 1 or self.evals < 1 or self.log_every_steps < 1:
+        counts = ("batch_rows", "micro_rows", "evals", "log_every_steps", "threads")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"TrainSettings.{name}={value}: must be at least 1")
+        positive = ("lr", "clip_norm", "checkpoint_every_s", "spike_factor")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"TrainSettings.{name}={value}: must be above 0")
+        if not 0 <= self.warmup_share < 1 or not 0 <= self.lr_floor_share <= 1:
             raise ConfigError(
-                f"TrainSettings: batch_rows={self.batch_rows}, evals={self.evals} and "
-                f"log_every_steps={self.log_every_steps} must be at least 1"
-            )
-        if self.micro_rows is not None and self.batch_rows % self.micro_rows:
-            raise ConfigError(
-                f"TrainSettings.micro_rows={self.micro_rows}: must divide "
-                f"batch_rows={self.batch_rows}"
-            )
-        if self.lr <= 0 or not 0 <= self.warmup_share < 1 or not 0 <= self.lr_floor_share <= 1:
-            raise ConfigError(
-                f"TrainSettings: lr={self.lr} must be above 0, "
-                f"warmup_share={self.warmup_share} in [0, 1), "
+                f"TrainSettings: warmup_share={self.warmup_share} must be in [0, 1), "
                 f"lr_floor_share={self.lr_floor_share} in [0, 1]"
             )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"TrainSettings.betas={self.betas}: must be two numbers in [0, 1)")
+
+    def warmup_steps(self, steps: int) -> int:
+        """Return in how many steps of a run the rate rises."""
+        return max(1, round(self.warmup_share * steps))
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Return the rate of a step, counted from 0: linear warm-up, then cosine to the floor."""
-        warmup = max(1, round(self.warmup_share * steps))
+        """Return the rate of a step, counted from 0: linear warm-up, then cosine to the floor.
+
+        The last step of the warm-up has the peak rate; the floor would be that of the step after
+        the last.
+        """
+        warmup = self.warmup_steps(steps)
         if step < warmup:
             return self.lr * (step + 1) / warmup
         share = (step - warmup) / max(1, steps - warmup)
-        cosine = 0.5 * (1 + torch.cos(torch.tensor(share * torch.pi, dtype=torch.float64)).item())
+        cosine = 0.5 * (1 + math.cos(math.pi * share))
         return self.lr * (self.lr_floor_share + (1 - self.lr_floor_share) * cosine)
 
     def eval_steps(self, steps: int) -> frozenset[int]:
         """Return the steps, counted from 1, after which the model is measured."""
         return frozenset(max(1, round(steps * (i + 1) / self.evals)) for i in range(self.evals))
 
-
-def uses_bf16(settings: TrainSettings, device: torch.device) -> bool:
-    """Return whether matrix products run in bf16."""
-    if settings.precision != "auto":
-        return settings.precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if device.type == "cpu" and cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def why_compiled(settings: TrainSettings, steps: int, device: torch.device) -> tuple[bool, str]:
-    """Return whether to compile, and the reason in words for the log."""
-    if settings.compile != "auto":
-        return settings.compile == "on", "as the settings say"
-    if steps < COMPILE_PAYS_AFTER_STEPS:
-        return False, f"{steps} steps do not repay it"
-    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        return False, "there is no C++ compiler"
-    return True, "the run is long enough to repay it"
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that a checkpoint can only be resumed with."""
+        return {name: to_json(getattr(self, name)) for name in RESULT_SETTINGS}
