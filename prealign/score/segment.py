@@ -44,9 +44,9 @@ class Lines:
 class Sentences:
     """Sentences by rules, made for English prose.
 
-    White space between two sentences belongs to the first, but for a last blank, which goes with
-    the word behind it, as it does in the tokens of byte-level BPE: so a border between sentences
-    is a border between tokens. A sentence ends at white space behind `.`, `!`, `?` or an ellipsis (and any closing quotes),
+    White space between two sentences belongs to the first, but a single blank goes with the word
+    behind it, as it does in the tokens of byte-level BPE: so a border between sentences is a
+    border between tokens. A sentence ends at white space behind `.`, `!`, `?` or an ellipsis (and any closing quotes),
     or at an empty line. It goes on after an abbreviation, an initial, the number of a list item,
     and before a small letter. As only white space can end one, no e-mail address, URL, decimal or
     version number is ever cut.
@@ -67,7 +67,8 @@ class Sentences:
             if word and after:
                 paragraph = gap.group().count("\n") > 1
                 if paragraph or _ends_sentence(word, after, starts_line=starts_line):
-                    ends.append(gap.end() - text[gap.start() : gap.end()].endswith(" "))
+                    blanks = len(gap.group()) - len(gap.group().rstrip(" "))
+                    ends.append(gap.end() - (blanks == 1))
             word_start, starts_line = gap.end(), "\n" in gap.group()
         return [*ends, len(text)] if text else []
 

@@ -46,7 +46,7 @@ def test_an_empty_text_has_no_segments():
 @pytest.mark.parametrize(
     "sentences",
     [
-        ["One.", " Two! ", ' He said "Stop."', " Then (why?)", " He left."],
+        ["One.", " Two!  ", 'He said "Stop."', " Then (why?)", " He left."],
         ["Write to ann.b@mail.example.org.", " She reads it."],
         ["See https://example.org/a.b?c=d.", " It is version 2.15.0.", " Done"],
         ["Pi is 3.14 or so.", " It costs $ 5.50 today."],
