@@ -47,7 +47,8 @@ def figures(study: Study) -> list[Figure]:
                 _curves(study, "loss", intervals=False), x=tokens, y=loss,
                 title="Held-out loss by text tokens", dots=True,
             ),
-            "Tags are read and not counted. The last point may be of more documents.",
+            "Tags are read and not counted. All points are over the same documents; the final "
+            "number, over more of them, is in the tables.",
         ),
         Figure(
             "Training loss",
@@ -55,7 +56,7 @@ def figures(study: Study) -> list[Figure]:
                 _training(study), x=tokens, y="nats per text token",
                 title="Training loss by text tokens", log_x=True,
             ),
-            f"Text tokens alone, without tags; means of {BUCKETS} stretches. One line a seed.",
+            f"Text tokens alone, without tags; in means of {BUCKETS} stretches. One line a seed.",
         ),
     ]  # fmt: skip
     if any(metric.startswith(CODE) for run in study.runs for metric, _ in run.finals):

@@ -106,17 +106,19 @@ class ArmRun:
     def curve(self, metric: str) -> list[tuple[int, EvalRow]]:
         """Return (text tokens, number) of the headline at every evaluation point, in order.
 
-        A final number that names no place stands at the end of training, and replaces what
-        was measured there with fewer samples.
+        A final number that names no place stands at the end of training. A final score replaces
+        what was measured there with fewer samples; a loss is of the same documents at every
+        point, so a final one over others is left out.
         """
         at = self.loss_condition if metric == "loss" else self.condition
+        found = [r for r in self.evals if (r.metric, r.condition) == (metric, at)]
+        rows = sorted((r for r in found if r.value is not None), key=lambda row: row.final)
+        if metric == "loss":
+            rows = [row for row in rows if row.n == rows[0].n]
         points: dict[int, EvalRow] = {}
-        rows = [r for r in self.evals if (r.metric, r.condition) == (metric, at)]
-        for row in sorted(rows, key=lambda row: row.final):
-            place = row.text_tokens
-            if place is None and row.final:
-                place = self.text_tokens
-            if place is not None and row.value is not None:
+        for row in rows:
+            place = self.text_tokens if row.text_tokens is None and row.final else row.text_tokens
+            if place is not None:
                 points[place] = row
         return sorted(points.items(), key=lambda point: point[0])
 

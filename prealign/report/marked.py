@@ -23,6 +23,8 @@ class Piece(NamedTuple):
     start_char: int
     end_char: int
     mode: str | None
+    span: int | None
+    """Which span of the sample it is in; None: in none."""
     findings: tuple[Finding, ...]
 
 
@@ -40,9 +42,12 @@ def pieces(sample: Sample) -> list[Piece]:
     places = sorted(cuts)
     found = []
     for start, end in pairwise(places):
-        modes = [s.mode for s in sample.spans if s.start_char <= start < s.end_char]
+        span = next(
+            (i for i, s in enumerate(sample.spans) if s.start_char <= start < s.end_char), None
+        )
+        mode = None if span is None else sample.spans[span].mode
         findings = tuple(one for extent, one in extents if extent[0] <= start < extent[1])
-        found.append(Piece(start, end, modes[0] if modes else None, findings))
+        found.append(Piece(start, end, mode, span, findings))
     return found
 
 
@@ -67,9 +72,10 @@ def text_html(sample: Sample) -> str:
     if not sample.text:
         return '<span class="m-none empty"></span>'
     parts = []
-    for mode, group in groupby(pieces(sample), key=lambda piece: piece.mode):
-        # The name stands in front of each change of mode: colour must not be the only sign.
-        name = f' data-mode="{escape(visible(mode))}"' if mode else ""
+    for (mode, _), group in groupby(pieces(sample), key=_voice):
+        # The name stands in front of each change of voice: colour must not be the only sign.
+        said = mode or ("untagged" if len(sample.spans) > 1 else "")
+        name = f' data-mode="{escape(visible(said))}"' if said else ""
         body = "".join(_piece(piece, sample.text) for piece in group)
         parts.append(f'<span class="m-{kind(mode)}"{name}>{body}</span>')
     return "".join(parts)
@@ -78,6 +84,12 @@ def text_html(sample: Sample) -> str:
 def kind(mode: str | None) -> str:
     """Return which colour a mode has, as the name of a class."""
     return "none" if mode is None else KINDS.get(mode, "other")
+
+
+def _voice(piece: Piece) -> tuple[str | None, int | None]:
+    """Return what changes where another voice begins."""
+    # An untagged span is a voice of its own: a prompt is told from what was written behind it.
+    return piece.mode, piece.span if piece.mode is None else None
 
 
 def _piece(piece: Piece, text: str) -> str:

@@ -32,6 +32,10 @@ class Ratio(NamedTuple):
     own ratios, and contains it. Infinite where the arm's number is 0; None: not measured."""
     by_seed: Mapping[int, float | None]
     """None: one of the two was not measured, or both are 0."""
+    top: float
+    """The baseline's mean over the seeds that both have."""
+    bottom: float
+    """The arm's."""
 
 
 def over_seeds(runs: Sequence[ArmRun], metric: str, condition: str | None = None) -> Number | None:
@@ -71,11 +75,12 @@ def baseline_ratio(study: Study, arm: str, metric: str = "mean_score") -> Ratio:
         bottoms.append(row.value)
         by_seed[run.seed] = _ratio(other.value, row.value)
     known = [value for value in by_seed.values() if value is not None]
-    overall = _ratio(sum(tops), sum(bottoms))
-    if not known or overall is None:
-        return Ratio(None, by_seed)
+    top, bottom = (sum(values) / max(len(values), 1) for values in (tops, bottoms))
+    value = _ratio(top, bottom)
+    if value is None:
+        return Ratio(None, by_seed, top, bottom)
     low, high = (min(known), max(known)) if len(known) > 1 else (None, None)
-    return Ratio(Number(overall, low, high, len(known)), by_seed)
+    return Ratio(Number(value, low, high, len(known)), by_seed, top, bottom)
 
 
 def relative_changes(study: Study, arm: str, condition: str | None = None) -> list[float]:
@@ -136,7 +141,7 @@ def written(number: Number | None, *, digits: int = 3) -> str:
     if number is None:
         return "-"
     text = plain(number.value, digits=digits)
-    if number.low is None or number.high is None:
+    if number.low is None or number.high is None or number.low == number.high:
         return text
     return f"{text} ({plain(number.low, digits=digits)} to {plain(number.high, digits=digits)})"
 

@@ -27,7 +27,7 @@ from prealign.report.tables import (
     losses,
     print_table,
 )
-from prealign.report.verdict import verdict
+from prealign.report.verdict import missing, verdict
 from prealign.report.visible import visible
 from prealign.runs import write_atomic
 
@@ -109,18 +109,15 @@ def _words(text: object) -> str:
 
 
 def _top(study: Study) -> str:
-    said = verdict(study)
     question = f'<p class="question">{_words(study.question)}</p>' if study.question else ""
-    more = f'<p class="more">{_words(" ".join(said[1:]))}</p>' if said[1:] else ""
-    missing = [run for run in study.runs if run.state != "finished"]
-    warning = ""
-    if missing:
-        names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
-        warning = f'<p class="warning">Unfinished: {_words(names)}. Their numbers are missing.</p>'
+    said = "".join(
+        f"<p><strong>{_words(one.main)}</strong> {_words(one.more)}</p>" for one in verdict(study)
+    )
+    warning = f'<p class="warning">{_words(missing(study))}</p>' if missing(study) else ""
     notes = "".join(f"<li>{_words(note)}</li>" for note in study.notes)
     return (
         f"<header><h1>{_words(study.title)}</h1>{question}"
-        f'<div class="verdict"><p>{_words(said[0])}</p>{more}</div>{warning}'
+        f'<div class="verdict">{said}</div>{warning}'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"
     )
@@ -216,8 +213,12 @@ def _group(study: Study, run: ArmRun, condition: str) -> str:
 def _origin(study: Study) -> str:
     """Return where the numbers are from: judge, machine, versions, corpus, settings."""
     what = ", ".join(filter(None, [study.score_name, study.score_unit, study.score_what]))
+    modes = study.scheme.modes if study.scheme is not None else ()
+    tags = "; ".join(f"{mode.name}: {' '.join(mode.tags)}" for mode in modes)
     apart = ("commit", "machine", "python", "versions")
     rows = [f"<tr><th scope='row'>score</th><td>{_words(what)}</td></tr>"]
+    if tags:
+        rows.append(f"<tr><th scope='row'>tags</th><td>{_words(tags)}</td></tr>")
     for name, values in origins(study):
         several = len(values) > 1 and name in apart
         note = "<p class='warning'>the runs differ</p>" if several else ""

@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 66, 16, 12, 46
 SLOTS = 6
 """Colours and shapes; an arm beyond them shares the first one's again."""
-BAR_PX, GROUP_GAP_PX = 11, 9
+BAR_PX, GROUP_GAP_PX = 14, 10
 VALUE_PX = 46
 """Room for a bar's number, right of the longest bar."""
 SHAPES = (
@@ -156,19 +156,19 @@ def bar_plot(
 def _bar(bar: Bar | None, axis: Axis, top: float, slot: int, about: str) -> list[str]:
     length = WIDTH - LEFT - RIGHT - VALUE_PX
     if bar is None:
-        return [_text("start", LEFT + 4, top + BAR_PX - 2, "not measured")]
+        return [_text("start", LEFT + 4, top + BAR_PX - 3, "not measured")]
     wide = axis.share(bar.value) * length
     parts = [
         f'<rect class="fill s{slot % SLOTS}" x="{LEFT}" y="{top:.1f}" width="{wide:.1f}" '
-        f'height="{BAR_PX - 1}"><title>{escape(about)}: {bar.value:.4g}</title></rect>'
+        f'height="{BAR_PX - 2}"><title>{escape(about)}: {bar.value:.4g}</title></rect>'
     ]
     end = wide
     if bar.ends is not None:
         low, high = (LEFT + axis.share(value) * length for value in bar.ends)
-        middle = top + (BAR_PX - 1) / 2
+        middle = top + (BAR_PX - 2) / 2
         parts.append(_line("whisker", low, middle, high, middle))
         end = max(wide, high - LEFT)
-    parts.append(_text("start", LEFT + end + 4, top + BAR_PX - 2, f"{bar.value:.3g}"))
+    parts.append(_text("start", LEFT + end + 5, top + BAR_PX - 3, f"{bar.value:.3g}"))
     return parts
 
 

@@ -29,9 +29,10 @@ p {{ margin: 0 0 .6rem; }}
 .question, .verdict, .notes, .warning {{ max-width: 48rem; }}
 .question {{ color: var(--soft); margin-bottom: 1.3rem; }}
 .verdict {{ border-left: 4px solid var(--accent); padding: .1rem 0 .1rem 1rem; }}
-.verdict p:first-child {{ font-size: 1.2rem; line-height: 1.4; font-weight: 600; }}
 .verdict p {{ margin: 0; }}
-.verdict .more {{ margin-top: .5rem; }}
+.verdict p + p {{ margin-top: .9rem; }}
+.verdict strong {{ display: block; font-size: 1.2rem; line-height: 1.4; font-weight: 600;
+  margin-bottom: .3rem; }}
 .warning {{ border-left: 4px solid var(--warn); padding: .1rem 0 .1rem 1rem; color: var(--warn);
   margin-top: .8rem; }}
 .notes, .note, .none, .about {{ color: var(--soft); font-size: .87rem; }}
@@ -42,7 +43,8 @@ table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabu
 th, td {{ text-align: right; vertical-align: top; padding: .4rem .8rem;
   border-bottom: 1px solid var(--line); }}
 thead th {{ color: var(--soft); font-weight: 600; vertical-align: bottom; }}
-tbody th {{ text-align: left; font-weight: 500; padding-left: 0; }}
+tbody th {{ text-align: left; font-weight: 500; padding-left: 0; min-width: 6.5rem; }}
+tbody th, thead th:first-child {{ position: sticky; left: 0; background: var(--paper); }}
 th.word, td.word, .facts th, .facts td {{ text-align: left; }}
 thead th:first-child {{ padding-left: 0; }}
 td small {{ display: block; color: var(--soft); font-size: .82em; white-space: nowrap; }}
@@ -85,7 +87,6 @@ pre {{ background: var(--shade); padding: .8rem 1rem; margin: 0 0 .3rem; max-hei
 .m-bad {{ background: var(--bad); }}
 .m-quote {{ background: var(--quote); }}
 .m-other {{ background: var(--other); }}
-.m-none {{ color: var(--soft); }}
 .legend .m-good, .legend .m-bad, .legend .m-quote, .legend .m-other {{ padding: .05rem .4rem; }}
 pre [data-mode]::before {{ content: attr(data-mode); font-size: .75em; font-weight: 700;
   color: var(--soft); border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em;
@@ -104,7 +105,7 @@ select {{ color: var(--ink); background: var(--paper); border: 1px solid var(--l
 @media (max-width: 560px) {{
   main {{ padding: 1.3rem .8rem 3rem; }}
   h1 {{ font-size: 1.4rem; }}
-  .verdict p:first-child {{ font-size: 1.08rem; }}
+  .verdict strong {{ font-size: 1.08rem; }}
   th, td {{ padding: .35rem .5rem; }}
 }}
 """

@@ -19,7 +19,7 @@ from prealign.report.numbers import (
     unit_of,
     written,
 )
-from prealign.report.verdict import verdict
+from prealign.report.verdict import missing, verdict
 
 METRICS = {
     "mean_score": "mean score",
@@ -36,7 +36,7 @@ METRICS = {
 }
 """Metrics of the headline, in order, and what tables call them."""
 OF_CONDITIONS = ("mean_score", "hit_share", "expected_max_25", "parse_share", "pressure_mean")
-DIGITS = {"loss": 5}
+DIGITS = {"loss": 4}
 CODES_IN_TERMINAL = 8
 
 
@@ -86,7 +86,7 @@ def by_seed(study: Study) -> Table:
                     _count(last.get("elapsed_s")),
                     written(over_seeds([run], "mean_score")),
                     "-" if ratio is None else plain(ratio),
-                    written(over_seeds([run], "loss"), digits=5),
+                    written(over_seeds([run], "loss"), digits=DIGITS["loss"]),
                 ]
             )
     times = f"times less than {study.baseline}"
@@ -121,7 +121,9 @@ def losses(study: Study) -> Table:
             number = over_seeds(runs, "loss", way)
             change = spread(relative_changes(study, arm, way))
             own = arm == study.baseline and way == runs[0].loss_condition
-            rows.append([arm, way, written(number, digits=5), "0" if own else percent(change)])
+            rows.append(
+                [arm, way, written(number, digits=DIGITS["loss"]), "0" if own else percent(change)]
+            )
     head = ["arm", "text read with", "nats per byte", f"against {study.baseline}"]
     return Table("Held-out loss", head, rows, text_columns=2)
 
@@ -150,15 +152,17 @@ def print_table(study: Study, console: Console) -> None:
     _print(headline(study), console)
     table = conditions(study)
     if len(table.rows) > len(study.arms):
-        _print(table, console)
+        _print(_bare(table), console)
     table = codes(study)
     if table.rows:
-        _print(table._replace(rows=table.rows[:CODES_IN_TERMINAL]), console)
+        _print(_bare(table._replace(rows=table.rows[:CODES_IN_TERMINAL])), console)
         if len(table.rows) > CODES_IN_TERMINAL:
             more = len(table.rows) - CODES_IN_TERMINAL
             console.print(Text(f"and {more} more codes, on the page", style="dim"))
-    for sentence in verdict(study):
-        console.print(Text(sentence))
+    for said in verdict(study):
+        console.print(Text.assemble((said.main, "bold"), " ", said.more))
+    if missing(study):
+        console.print(Text(missing(study), style="yellow"))
 
 
 def percent(change: Number | None) -> str:
@@ -193,16 +197,25 @@ def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
+def _bare(table: Table) -> Table:
+    """Return the table without intervals, which the page has room for."""
+    rows = [[cell.partition(" (")[0] for cell in row] for row in table.rows]
+    words = [row[: table.text_columns] for row in table.rows]
+    rows = [[*word, *row[len(word) :]] for word, row in zip(words, rows, strict=True)]
+    return table._replace(rows=rows)
+
+
 def _pairs(numbers: list[Number | None], study: Study) -> list[tuple[Number | None, str]]:
     return list(zip(numbers, study.arms, strict=True))
 
 
 def _cell(number: Number | None, runs: list[ArmRun], metric: str) -> str:
-    """Return a number as text; one that not every seed has says how many have it."""
+    """Return a number as text; one that a finished seed lacks says how many have it."""
     text = written(number, digits=DIGITS.get(metric, 3))
-    if number is None or number.seeds == len(runs):
+    done = sum(run.state == "finished" for run in runs)
+    if number is None or number.seeds == done:
         return text
-    return f"{text}, {number.seeds} of {len(runs)} seeds"
+    return f"{text}, {number.seeds} of {done} seeds"
 
 
 def _times(base: Number | None, own: Number | None) -> str:

@@ -5,6 +5,7 @@ what it costs, what weakens the comparison, and which runs are missing.
 """
 
 import math
+from typing import NamedTuple
 
 from prealign.report.load import Study
 from prealign.report.numbers import (
@@ -28,22 +29,31 @@ DEGENERATE = {
 """An arm with less than this share of the baseline's number may score well by writing less."""
 
 
-def verdict(study: Study) -> list[str]:
-    """Return the sentences, the most important first; never empty."""
+class Said(NamedTuple):
+    """What is said of one arm."""
+
+    main: str
+    """One sentence: its score against the baseline's."""
+    more: str
+    """Doubts and cost; may be empty."""
+
+
+def verdict(study: Study) -> list[Said]:
+    """Return what is said of each arm but the baseline; of a lone arm, its score."""
     if len(study.arms) == 1:
-        said = [_alone(study)]
-    else:
-        said = [
-            sentence
-            for arm in study.arms[1:]
-            for sentence in (_score(study, arm), *_doubts(study, arm), *_cost(study, arm))
-        ]
-    missing = [
+        return [Said(_alone(study), "")]
+    return [
+        Said(_score(study, arm), " ".join([*_doubts(study, arm), *_cost(study, arm)]))
+        for arm in study.arms[1:]
+    ]
+
+
+def missing(study: Study) -> str:
+    """Return a sentence that names the runs without final numbers; empty if all have them."""
+    names = [
         f"{run.arm} seed {run.seed} ({run.state})" for run in study.runs if run.state != "finished"
     ]
-    if missing:
-        said.append(f"Without final numbers yet: {', '.join(missing)}.")
-    return said
+    return f"Unfinished, so without final numbers: {', '.join(names)}." if names else ""
 
 
 def _alone(study: Study) -> str:
@@ -60,7 +70,7 @@ def _score(study: Study, arm: str) -> str:
         return f"{arm} and {study.baseline} both score 0 {study.score_unit}."
     if ratio.overall is None or own is None or base is None:
         return f"{arm} cannot be compared with {study.baseline} yet: no seed has both final scores."
-    numbers = f"{plain(own.value)} against {plain(base.value)} {study.score_unit}"
+    numbers = f"{plain(ratio.bottom)} against {plain(ratio.top)} {study.score_unit}"
     spread = _ends(ratio.overall)
     ends = f" ({spread})"
     if ratio.overall.low is not None and ratio.overall.low < 1 < (ratio.overall.high or 0):
@@ -119,7 +129,7 @@ def _cost(study: Study, arm: str) -> list[str]:
     changes = relative_changes(study, arm)
     if not changes:
         return [f"The held-out loss of {arm} cannot be compared yet."]
-    said = [f"Its held-out loss ({run.loss_condition}) is {_change(changes)} than {base.arm}'s."]
+    said = [f"Its held-out loss ({run.loss_condition}) is {_change(changes, f'than {base.arm}')}."]
     if run.loss_condition != base.loss_condition:
         alike = relative_changes(study, arm, base.loss_condition)
         if alike:
@@ -127,15 +137,15 @@ def _cost(study: Study, arm: str) -> list[str]:
     return said
 
 
-def _change(changes: list[float]) -> str:
-    """Return a mean change in words: "1.3 % lower (0.9 to 1.6 % over 3 seeds)"."""
+def _change(changes: list[float], than: str = "") -> str:
+    """Return a mean change in words: "1.3 % lower than mle (0.9 to 1.6 % in 3 seeds)"."""
     mean = sum(changes) / len(changes)
     way = "lower" if mean < 0 else "higher"
-    text = f"{100 * abs(mean):.1f} % {way}"
+    text = " ".join(filter(None, [f"{100 * abs(mean):.1f} % {way}", than]))
     if len(changes) == 1:
         return text
     low, high = 100 * min(changes), 100 * max(changes)
     if low < 0 < high:
-        return f"{text}, but not in every seed ({low:+.1f} to {high:+.1f} %),"
+        return f"{text}, but not in every seed ({low:+.1f} to {high:+.1f} %)"
     ends = sorted((abs(low), abs(high)))
-    return f"{text} ({ends[0]:.1f} to {ends[1]:.1f} % over {len(changes)} seeds)"
+    return f"{text} ({ends[0]:.1f} to {ends[1]:.1f} % in {len(changes)} seeds)"

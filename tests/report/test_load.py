@@ -46,6 +46,15 @@ def test_the_final_number_ends_the_curve_and_replaces_the_point_there(tmp_path):
     assert [(at, one.value) for at, one in run.curve("mean_score")] == [(100, 0.5), (200, 0.2)]
 
 
+def test_a_curve_of_losses_leaves_out_a_final_number_over_other_documents(tmp_path):
+    more = [row("true tags", "loss", v, text_tokens=at, n=8) for at, v in ((100, 1.9), (200, 1.8))]
+    more.append(row("true tags", "loss", 1.95, text_tokens=200, n=40, final=True))
+    write_run(tmp_path / "run", score=0.2, more=more)
+    (run,) = load_study(tmp_path / "run").runs
+    assert [(at, one.value) for at, one in run.curve("loss")] == [(100, 1.9), (200, 1.8)]
+    assert run.final("loss").value == 1.95
+
+
 def test_a_number_that_could_not_be_measured_is_none(tmp_path):
     more = [row("good, each line", "parse_share", None, final=True)]
     write_run(tmp_path / "run", score=0.2, more=more)

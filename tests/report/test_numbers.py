@@ -38,6 +38,7 @@ def test_only_seeds_that_both_have_are_compared(three_seeds):
     ratio = baseline_ratio(load_study(three_seeds), "conditional")
     assert ratio.by_seed[2] is None
     assert ratio.overall == pytest.approx((4.5, 4.0, 5.0, 2))
+    assert (ratio.top, ratio.bottom) == pytest.approx((0.09, 0.02))
 
 
 def test_a_ratio_over_nothing_is_infinite_and_of_two_nothings_is_none(tmp_path):

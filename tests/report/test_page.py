@@ -91,7 +91,7 @@ def test_the_page_says_what_it_was_made_from(one_seed):
     study = load_study(one_seed)
     environment = study.config["environment"]
     for piece in (
-        "A <test>", "Is it so?", "n & m", "4.0 times less than mle", "train.lr",
+        "A <test>", "Is it so?", "n & m", "4.0 times less than mle", "train.lr", "good: <|good|>",
         "rejects.counts.duplicate", environment["machine"], environment["commit"], "pycodestyle",
     ):  # fmt: skip
         assert piece in text
@@ -139,6 +139,16 @@ def test_findings_cross_borders_of_spans():
         (2, 3, "bad", 1),
         (3, 4, "bad", 0),
     ]
+
+
+def test_modes_are_named_where_they_change_and_prompts_apart():
+    def names(*spans):
+        return re.findall(r'data-mode="(\w+)"', text_html(made("abcdef", spans=spans)))
+
+    assert names(Span(0, 2, "good"), Span(2, 4, "good"), Span(4, 6, "bad")) == ["good", "bad"]
+    assert names(Span(0, 2), Span(2, 6, "good")) == ["untagged", "good"]
+    assert names(Span(0, 2), Span(2, 6)) == ["untagged", "untagged"]
+    assert names(Span(0, 6)) == []
 
 
 @pytest.mark.parametrize(
