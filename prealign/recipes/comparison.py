@@ -145,7 +145,9 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     )
     save_model(run.path / "model", model, data.vocabulary, card=card(study, arm, seed))
     rows, samples = measure_arm(model, data, study, arm, seed, heldout=data.heldout, curve=False)
-    run.rewrite("evals", [*run.rows("evals"), *({**row, "final": True} for row in rows)])
+    head = {"step": outcome.steps, "text_tokens": outcome.text_tokens, "final": True}
+    curve = [row for row in run.rows("evals") if not row.get("final")]
+    run.rewrite("evals", [*curve, *(head | row for row in rows)])
     run.rewrite("samples", samples)
     seconds = time.perf_counter() - started
     done = {"wall_s": seconds, "parameters": sum(p.numel() for p in model.parameters())}
