@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prealign.report.axes import Axis, make_axis, short
 
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 66, 16, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 74, 16, 12, 46
 SLOTS = 6
 """Colours and shapes; an arm beyond them shares the first one's again."""
 BAR_PX, GROUP_GAP_PX = 14, 10

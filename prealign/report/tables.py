@@ -92,6 +92,9 @@ def by_seed(study: Study) -> Table:
     times = f"times less than {study.baseline}"
     measured = ["mean score", times, "held-out loss"]
     head = ["arm", "seed", "state", "text tokens", "training, s", *measured]
+    if len(study.arms) == 1:
+        # Nothing to compare with: the column of ratios is left out.
+        head, *rows = ([*row[:6], *row[7:]] for row in (head, *rows))
     return Table("Each seed", head, rows, text_columns=3)
 
 

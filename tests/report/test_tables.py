@@ -131,3 +131,11 @@ def test_the_terminal_shows_names_as_they_are(one_seed):
     text = console.file.getvalue()
     for piece in ("[bold]A[/bold]", "times less than mle", "no tag", "E501", "4.0 times less"):
         assert piece in text
+
+
+def test_a_lone_run_has_no_column_of_ratios(tmp_path):
+    write_run(tmp_path / "run", score=0.25, loss=1.5)
+    table = by_seed(load_study(tmp_path / "run"))
+    assert not [name for name in table.head if "times" in name]
+    assert [len(one) for one in table.rows] == [len(table.head)]
+    assert table.rows[0][-1] == "1.500 (1.400 to 1.600)"
