@@ -1,10 +1,11 @@
 """Jobs in processes of their own, a few at a time, with one display of how far each has come."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,13 @@ def run_workers(
                 name, function, arguments = waiting.pop(0)
                 log = out / f"{name}.log"
                 process: BaseProcess = context.Process(
-                    target=_work, args=(log, threads, function, arguments), name=name
+                    target=_work, args=(log, function, arguments), name=name
                 )
-                process.start()
+                with _threads(threads):
+                    process.start()
                 running[name] = process
                 tasks[name] = display.add_task(name, total=1.0, what="starting")
-            time.sleep(0.2)
+            time.sleep(0.5)
             for name, process in list(running.items()):
                 _show(display, tasks[name], out / name)
                 if not process.is_alive():
@@ -63,14 +65,28 @@ def run_workers(
         raise TrainError(f"{failed[0]} failed: {said} (all of it: {out / failed[0]}.log)")
 
 
-def _work(
-    log: Path, threads: int, function: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
+@contextlib.contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    """Let processes that are started now have so many OpenMP threads each.
+
+    It has to be in their environment from the start: torch reads it when it is imported. With more
+    threads than cores in all, training is many times slower.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _work(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Run one job in its own process, its output in `log`."""
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         function(*arguments)
     except PrealignError as error:

@@ -4,6 +4,7 @@ import time
 from io import StringIO
 
 import pytest
+import torch
 from rich.console import Console
 
 from prealign.errors import DataError, TrainError
@@ -15,7 +16,7 @@ def work(folder, name, seconds=0.0):
     time.sleep(seconds)
     print("hello from", name)
     (folder / name).mkdir()
-    (folder / name / "threads").write_text(os.environ["OMP_NUM_THREADS"])
+    (folder / name / "threads").write_text(str(torch.get_num_threads()))
 
 
 def fail(kind):
@@ -28,10 +29,12 @@ def run(jobs, folder, processes=2):
     run_workers(jobs, folder, processes=processes, threads=1, console=Console(file=StringIO()))
 
 
-def test_every_job_is_done_and_what_it_says_is_kept(tmp_path):
+def test_every_job_is_done_with_its_threads_and_what_it_says_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     run([(name, work, (tmp_path, name)) for name in ("a", "b", "c")], tmp_path)
     assert [(tmp_path / name / "threads").read_text() for name in "abc"] == ["1", "1", "1"]
     assert (tmp_path / "b.log").read_text() == "hello from b\n"
+    assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_failure_is_told_in_its_own_words_and_nothing_new_is_started(tmp_path):
