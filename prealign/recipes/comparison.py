@@ -32,7 +32,7 @@ from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.batch import Objective
 from prealign.recipes.data import CorpusSettings, Prepared, bad_prompts, prepare, read_prepared
-from prealign.recipes.results import write_study
+from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
 from prealign.runs import RunFolder, open_run, write_atomic
@@ -100,23 +100,23 @@ class Comparison:
         console = Console()
         study = open_study(out, self)
         say = speaker(console, study)
-        prepare(self.corpus, out, say)
+        prepared = prepare(self.corpus, out, say)
         jobs = [
             (f"{arm.name}-seed{seed}", train_and_measure, (self, out, arm.name, seed))
             for seed in range(self.first_seed, self.first_seed + self.seeds)
             for arm in self.arms
         ]
-        run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
         write_study(
             out,
             title=self.title,
             question=self.question,
-            scorer=self.measuring.scorer,
-            unit=self.measuring.unit,
+            score=score_of(self.measuring.scorer, self.measuring.unit),
             arms=[(arm.name, arm.conditions[0].name, arm.loss_tags[0]) for arm in self.arms],
             seeds=range(self.first_seed, self.first_seed + self.seeds),
-            corpus=read_prepared(self.corpus, out).summary,
+            corpus=prepared.summary,
+            scheme=self.corpus.scheme,
         )
+        run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
         return publish(out, console)
 
 

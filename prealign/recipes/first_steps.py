@@ -7,6 +7,7 @@ One model is trained on plain text (mle), one on the same text with a tag in fro
 """
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from prealign.config import override
+from prealign.config import override, to_json
 from prealign.corpora.clean import Cleaning, Rejects, clean
 from prealign.corpora.source import PythonSource
 from prealign.corpora.split import Part, split
@@ -27,7 +28,7 @@ from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.recipes.data import thinned
-from prealign.recipes.results import write_study
+from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
 from prealign.runs import open_run, write_atomic
@@ -80,23 +81,23 @@ class FirstSteps:
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         runs = [(arm, seed) for seed in seeds for arm in ("mle", "conditional")]
         jobs = [(f"{arm}-seed{seed}", train_arm, (self, out, arm, seed)) for arm, seed in runs]
-        run_workers(jobs, out, processes=2, threads=1, console=Console())
         arms = [("mle", PLAIN[0].name, "no tags"), ("conditional", TAGGED[0].name, "true tags")]
         write_study(
-            out, title="First steps: fewer single quotes", question=QUESTION, scorer=SCORER,
-            unit="quotes per character", arms=arms, seeds=seeds,
-            corpus=json.loads((out / "tokens" / "header.json").read_text()),
+            out, title="First steps: fewer single quotes", question=QUESTION, arms=arms,
+            seeds=seeds, score=score_of(SCORER, "quotes per character"),
+            corpus=json.loads((out / "corpus.json").read_text()), scheme=GOOD_BAD,
         )  # fmt: skip
+        run_workers(jobs, out, processes=2, threads=1, console=Console())
         publish(out, Console())
 
 
 def prepare(settings: FirstSteps, out: Path) -> None:
     """Read, clean, score and tag the text; train a tokenizer on it; encode it with its tags."""
-    if (out / "tokens").exists():
+    if (out / "corpus.json").exists():
         return
     files = thinned(PythonSource(packages=False)(), settings.share)
-    text = clean(files, Cleaning(near_duplicates=False), Rejects())
-    annotate(
+    text = clean(files, Cleaning(near_duplicates=False), rejects := Rejects())
+    annotated = annotate(
         text, out / "annotated", segmenter=Lines(), scorer=SCORER, processes=2,
         tagger=Threshold(score=SCORER.name), source={"text": "standard library"},
     )  # fmt: skip
@@ -106,7 +107,10 @@ def prepare(settings: FirstSteps, out: Path) -> None:
     vocabulary.save(out / "vocabulary")
     # A tenth of the lines go untagged, so that text without tags is not foreign to the model.
     encoder = Encoder(vocabulary=vocabulary, score=SCORER.name, dropout_share=0.1)
-    write_tokens(out / "tokens", part_of(out, "train"), encoder)
+    shutil.rmtree(out / "tokens", ignore_errors=True)  # of an interrupted start
+    shard = write_tokens(out / "tokens", part_of(out, "train"), encoder)
+    counts = {"rejects": rejects.to_json(), "annotated": str(annotated), "tokens": shard.header}
+    write_atomic(out / "corpus.json", json.dumps(counts, indent=1))
 
 
 def part_of(out: Path, part: Part) -> Iterator[Document]:
@@ -116,7 +120,9 @@ def part_of(out: Path, part: Part) -> Iterator[Document]:
 
 def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
     """Train one model and measure it; all that is left is its run folder."""
-    run = open_run(out / f"{arm}-seed{seed}", replace(settings, seeds=1, first_seed=seed))
+    run = open_run(
+        out / f"{arm}-seed{seed}", {"arm": arm, "seed": seed, **to_json(replace(settings, seeds=1))}
+    )
     if (run.path / "done.json").exists():
         return
     started, is_tagged = time.perf_counter(), arm == "conditional"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from prealign.errors import RunError
 from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
 from prealign.text.document import Scorer
+from prealign.text.scheme import Scheme
 
 MLE = ("mle", "untagged")
 
@@ -22,28 +23,30 @@ def write_study(
     *,
     title: str,
     question: str,
-    scorer: Scorer,
-    unit: str,
+    score: Mapping[str, str],
     arms: Sequence[tuple[str, str, str]],
     seeds: Sequence[int],
     corpus: Mapping[str, Any],
+    scheme: Scheme,
 ) -> None:
     """Write study.json, which makes a folder of run folders a comparison (docs/formats.md).
+
+    Write it before the arms are trained: a report then shows what is not finished yet.
 
     Args:
         out: The comparison's folder.
         title: What a report calls it.
         question: What it asks.
-        scorer: What judged the samples.
-        unit: Of its scores.
+        score: What judged the samples; see `score_of`.
         arms: Name, headline condition and headline reading of held-out text; the baseline first.
         seeds: Every arm was trained with each; its run is in `NAME-seedSEED`.
         corpus: Counts for the report.
+        scheme: The modes and their tags.
     """
     content = {
         "title": title,
         "question": question,
-        "score": {"name": scorer.name, "unit": unit, "what": scorer.version},
+        "score": dict(score),
         "baseline": arms[0][0],
         "arms": [
             {
@@ -57,8 +60,14 @@ def write_study(
             for seed in seeds
         ],
         "corpus": dict(corpus),
+        "scheme": scheme.to_json(),
     }
     write_atomic(out / "study.json", json.dumps(content, indent=1))
+
+
+def score_of(scorer: Scorer, unit: str) -> dict[str, str]:
+    """Return a scorer's name and version and the unit of its scores, as study.json has them."""
+    return {"name": scorer.name, "unit": unit, "what": scorer.version}
 
 
 class Final(NamedTuple):
