@@ -48,7 +48,13 @@ def override(settings: T, assignments: Sequence[str]) -> T:
 
 
 def to_json(value: Any) -> Any:
-    """Return JSON data for a tree of settings; a dataclass records its import path as `type`."""
+    """Return JSON data for a tree of settings.
+
+    A dataclass records its import path as `type`; a function is recorded by its import path.
+
+    Raises:
+        ConfigError: Something in it has no lasting form, such as a lambda.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": f"{type(value).__module__}.{type(value).__qualname__}"} | fields
@@ -62,6 +68,8 @@ def to_json(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, types.FunctionType) and "<" not in value.__qualname__:
+        return f"{value.__module__}.{value.__qualname__}"
     raise ConfigError(f"a {type(value).__name__} cannot be recorded as a setting: {value!r}")
 
 

@@ -93,6 +93,11 @@ def test_a_fingerprint_changes_with_any_setting_and_with_nothing_else():
     assert fingerprint(Outer()) != fingerprint(Outer(inner=Inner(lr=2e-3)))
 
 
-def test_what_cannot_be_recorded_is_refused():
-    with pytest.raises(ConfigError, match="a object cannot be recorded"):
-        to_json({"a": object()})
+def test_a_function_is_recorded_by_its_import_path():
+    assert to_json({"f": fingerprint}) == {"f": "prealign.config.fingerprint"}
+
+
+@pytest.mark.parametrize("value", [object(), lambda text: True])
+def test_what_has_no_lasting_form_is_refused(value):
+    with pytest.raises(ConfigError, match="cannot be recorded as a setting"):
+        to_json({"a": value})
