@@ -1,9 +1,10 @@
 """Several processes under torchrun: DDP and FSDP2, on gloo or NCCL.
 
-Rank 0 alone writes. Gloo jobs can abort at interpreter exit while something still holds the group;
-leaving through `parallel_group` frees what the loop held before the group is destroyed.
+Rank 0 alone writes. A process joins the group once, as a group cannot be joined again, and leaves
+it when it exits: by then no model is left that holds it, which makes gloo abort.
 """
 
+import atexit
 import contextlib
 import gc
 import os
@@ -36,7 +37,7 @@ class Group(NamedTuple):
 
 @contextlib.contextmanager
 def parallel_group(parallel: Parallel) -> Iterator[Group]:
-    """Yield this process's place; join and leave the group that torchrun made.
+    """Yield this process's place; join the group that torchrun made, if it has not yet.
 
     Raises:
         ConfigError: Several processes are asked for, but torchrun did not start this one.
@@ -54,16 +55,22 @@ def parallel_group(parallel: Parallel) -> Iterator[Group]:
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    joined = dist.is_initialized()
-    if not joined:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
-    yield Group(dist.get_rank(), dist.get_world_size(), device)
-    # After an error there is no waiting here: the others may be stuck elsewhere, and torchrun
-    # ends them when this process has ended.
-    if not joined:
-        gc.collect()
-        dist.barrier()
-        dist.destroy_process_group()
+        atexit.register(_leave)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), device)
+    except BaseException:
+        # The others may be stuck elsewhere: no waiting for them. torchrun ends them.
+        atexit.unregister(_leave)
+        raise
+
+
+def _leave() -> None:
+    """Leave the group when all are done with it."""
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def spread(module: nn.Module, model: PreTrainedModel, parallel: Parallel) -> nn.Module:

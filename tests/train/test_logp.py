@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from prealign.train.logp import (
+    TargetLogp,
+    has_attention,
+    positions_in_documents,
+    with_attention,
+    within_documents,
+)
+from tests.train.fakes import VOCABULARY, small_model
+
+IDS = torch.randint(0, VOCABULARY, (3, 13), generator=torch.Generator().manual_seed(1))
+ONE = torch.zeros(3, 12, dtype=torch.int32)
+TWO = torch.tensor([[0] * 5 + [1] * 7] * 3, dtype=torch.int32)
+
+
+def logp_of(ids, documents, *, bf16=False, document_mask=False, attention=None):
+    model = small_model()
+    with with_attention(model, attention), torch.no_grad():
+        logp = TargetLogp(model, bf16=bf16, document_mask=document_mask)
+        return logp(ids[:, :-1], ids[:, 1:], documents)
+
+
+def test_it_is_the_log_softmax_of_the_logits_at_the_target():
+    with torch.no_grad():
+        logits_BLV = small_model()(input_ids=IDS[:, :-1]).logits
+    expected_BL = logits_BLV.log_softmax(-1).gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(logp_of(IDS, ONE), expected_BL)
+
+
+def test_in_bf16_it_is_nearly_the_same_and_still_fp32():
+    logp_BL = logp_of(IDS, ONE, bf16=True)
+    assert logp_BL.dtype == torch.float32
+    torch.testing.assert_close(logp_BL, logp_of(IDS, ONE), atol=0.02, rtol=0.02)
+    assert not torch.equal(logp_BL, logp_of(IDS, ONE))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_with_the_document_mask_documents_are_read_as_if_each_stood_alone(attention):
+    masked_BL = logp_of(IDS, TWO, document_mask=True, attention=attention)
+    first_BL = logp_of(IDS[:, :6], ONE[:, :5], attention=attention)
+    second_BL = logp_of(IDS[:, 5:], ONE[:, :7], attention=attention)
+    torch.testing.assert_close(masked_BL, torch.cat([first_BL, second_BL], dim=1))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_with_the_document_mask_another_first_document_changes_nothing_in_the_second(bf16):
+    other = IDS.clone()
+    other[:, :5] = (other[:, :5] + 7) % VOCABULARY
+    pair = [logp_of(ids, TWO, document_mask=True, bf16=bf16) for ids in (IDS, other)]
+    assert torch.equal(pair[0][:, 5:], pair[1][:, 5:])
+    unmasked = [logp_of(ids, TWO, bf16=bf16) for ids in (IDS, other)]
+    assert not torch.equal(unmasked[0][:, 5:], unmasked[1][:, 5:])
+
+
+def test_the_mask_and_the_positions_of_two_documents_by_hand():
+    document_BL = torch.tensor([[0, 0, 1, 1]])
+    assert positions_in_documents(document_BL).tolist() == [[0, 1, 0, 1]]
+    assert within_documents(document_BL)[0, 0].int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 0, 1, 1],
+    ]
+
+
+def test_both_kinds_of_attention_agree_and_the_models_own_is_put_back():
+    torch.testing.assert_close(
+        logp_of(IDS, ONE, attention="eager"), logp_of(IDS, ONE), atol=1e-5, rtol=1e-5
+    )
+    model = small_model()
+    seen = []
+    with pytest.raises(KeyError), with_attention(model, "eager"):
+        seen += [has_attention(model, "eager"), {}["an error inside"]]
+    assert has_attention(model, "sdpa")
