@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --out results/training.json
 
-The arms take turns, each in a process of its own with all cores: our loop as it is by default
+The arms take turns, each in a process of its own with one thread: our loop as it is by default
 (compiled), `Trainer` as it is by default (eager), and `Trainer` with torch_compile. Random tokens;
 rows of 256; bf16 products on fp32 weights; medians over steps after a warm-up. The ceiling is the
 machine's own bf16 matrix product, measured in the same run.
@@ -134,7 +134,8 @@ def ceiling(seconds: float = 3.0) -> float:
 def child(arm: str, size: str) -> dict[str, float]:
     """Run one arm in a process of its own."""
     command = [sys.executable, __file__, "--one", arm, "--sizes", size]
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    # One thread: with more, one other busy process on the machine makes every figure worthless.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -153,6 +154,7 @@ def main() -> None:
     if arguments.one:
         one(arguments.one, arguments.sizes[0])
         return
+    torch.set_num_threads(1)
     began = time.monotonic()
     rows: list[ResultRow] = []
     checks: list[Check] = []

@@ -48,8 +48,8 @@ class Sentences:
     behind it, as it does in the tokens of byte-level BPE: so a border between sentences is a
     border between tokens. A sentence ends at white space behind `.`, `!`, `?` or an ellipsis (and
     any closing quotes), or at an empty line. It goes on after an abbreviation, an initial, the
-    number of a list item, and before a small letter. As only white space can end one, no e-mail address, URL, decimal or
-    version number is ever cut.
+    number of a list item, and before a small letter. As only white space can end one, no e-mail
+    address, URL, decimal or version number is ever cut.
     """
 
     @property

@@ -25,6 +25,9 @@ from tests.train.fakes import (
     trained,
 )
 
+TORCHS_OWN = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning:torch")
+"""The compiler's own modules use what torch has deprecated."""
+
 
 def assert_same_weights(one, other):
     for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
@@ -277,6 +280,7 @@ def test_the_log_says_what_was_chosen_and_why(tmp_path):
     assert "not compiled (a run of about 0 s does not repay it)" in line
 
 
+@TORCHS_OWN
 @pytest.mark.slow
 @pytest.mark.parametrize("document_mask", [False, True])
 def test_compiled_training_is_the_same_training(tmp_path, document_mask):
@@ -289,6 +293,7 @@ def test_compiled_training_is_the_same_training(tmp_path, document_mask):
     assert np.allclose(losses[0], losses[1], atol=1e-5)
 
 
+@TORCHS_OWN
 @pytest.mark.slow
 def test_a_second_model_of_the_same_shape_is_not_compiled_again(tmp_path):
     trained(tmp_path / "first", compile="on")
