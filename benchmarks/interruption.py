@@ -89,7 +89,8 @@ def measure(
     start(script, folder / f"{name}-whole").wait()
     whole_s = time.monotonic() - began
     expected = digest(folder / f"{name}-whole")
-    out = folder / f"{name}-killed"
+    tries = 0
+    out = folder / f"{name}-killed-{tries}"
     killed = 0
     moments = []
     while True:
@@ -107,7 +108,8 @@ def measure(
             found = digest(out)
             if found != expected:
                 break
-            out = folder / f"{name}-killed-{killed}"
+            tries += 1
+            out = folder / f"{name}-killed-{tries}"
             continue
         break
     found = digest(out)
