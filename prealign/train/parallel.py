@@ -49,7 +49,7 @@ def parallel_group(parallel: Parallel) -> Iterator[Group]:
     if "LOCAL_RANK" not in os.environ:
         raise ConfigError(
             f"train.parallel={parallel}: needs torchrun; start with "
-            "`torchrun --nproc-per-node N -m prealign.cli run ...`"
+            "`torchrun --nproc-per-node N YOUR_SCRIPT.py` (a script that calls `train`)"
         )
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
