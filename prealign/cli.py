@@ -113,15 +113,16 @@ def sample(
     from prealign.evals.samples import Condition, write_samples
     from prealign.models.files import load_model
     from prealign.models.sample import Sampling
+    from prealign.text.document import Document
 
     settings = override(Sampling(max_text_tokens=200), assignments or [])
     loaded = load_model(model)
-    prompts = (prompt,) if prompt else ()
-    again = mode is not None and not once
-    condition = Condition(name="command", mode=mode, again=again, prompts=prompts)
+    prompts = (Document("--prompt", prompt),) if prompt else ()
+    condition = Condition(name="command", mode=mode, again=mode is not None and not once)
     writings = write_samples(
-        loaded.model, loaded.vocabulary, condition, settings, count=count, seed=seed, cut=False
-    )
+        loaded.model, loaded.vocabulary, condition, settings, count=count, seed=seed,
+        prompts=prompts, cut=False,
+    )  # fmt: skip
     for writing in writings:
         typer.echo(f"--- seed {writing.seed}, pressure {writing.pressure:.4f}")
         typer.echo(writing.text)

@@ -20,7 +20,7 @@ TINIER = [
             "pep8",
             ["corpus.share=0.004", "corpus.vocab_size=512", "measuring.samples=4",
              "measuring.sampling.max_text_tokens=24", "corpus.heldout_share=0.3"],
-            7,
+            10,
         ),
     ],
 )  # fmt: skip

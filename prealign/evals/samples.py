@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -24,6 +25,7 @@ from prealign.guard.policy import reemit, stay
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
+from prealign.tokens.encode import Encoder
 from prealign.tokens.vocabulary import Vocabulary
 
 MAX_OF = 25
@@ -38,12 +40,19 @@ class Condition:
     """The mode whose tag the harness writes in front of the sample; None: no tag."""
     again: bool = False
     """The harness writes the tag again at the start of each line."""
-    prompts: tuple[str, ...] = ()
-    """Texts that come first, untagged, in turn; none: the sample starts a document."""
+    prompts: Literal["none", "heldout", "bad"] = "none"
+    """Which texts come first: none, so that the sample starts a document; stretches of held-out
+    text; or held-out stretches of a bad style."""
+    tagged_prompts: bool = False
+    """The prompts carry the tags of their own spans."""
 
     def __post_init__(self) -> None:
         if self.again and self.mode is None:
             raise ConfigError(f"condition {self.name!r}: again=True needs a mode to write again")
+        if self.prompts not in ("none", "heldout", "bad"):
+            raise ConfigError(
+                f"condition {self.name!r}: prompts={self.prompts!r}: expected none, heldout or bad"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Writing:
     seed: int
     prompt: str
     text: str
-    """Prompt and continuation, cut at the last newline; without tags."""
+    """Prompt and continuation, without tags; see `whole_lines`."""
     mode: str | None
     token_ids: tuple[int, ...]
     """The text tokens of the whole continuation."""
@@ -86,34 +95,69 @@ def write_samples(
     *,
     count: int,
     seed: int,
+    prompts: Sequence[Document] = (),
     cut: bool = True,
 ) -> list[Writing]:
     """Return `count` guarded samples: the model can write no tag, the harness writes them all.
 
     The sampling path is put to the canary's test once before it is used.
 
-    With `cut`, a sample that ran out of tokens ends at its last newline: a line that was cut
-    short must not be judged.
+    Args:
+        model: Writes.
+        vocabulary: The model's.
+        condition: Which tags the harness writes.
+        settings: How ids are chosen and when a sample stops.
+        count: How many samples.
+        seed: Of the whole set; each sample has a stream of its own.
+        prompts: Texts that come first, in turn, with their tags if the condition says so.
+        cut: A sample that ran out of tokens ends with its last whole line that is not blank: a
+            line that was cut short must not be judged, nor what would have followed a blank one.
     """
     opening = [] if condition.mode is None else [vocabulary.open_id(condition.mode)]
-    texts = condition.prompts or ("",)
-    prompts = [
-        [vocabulary.end_id, *vocabulary.encode_text(texts[i % len(texts)]), *opening]
-        for i in range(count)
-    ]
+    tagging: Literal["own", "none"] = "own" if condition.tagged_prompts else "none"
+    first = prompts or (Document("none", ""),)
+    encoded = Encoder(vocabulary=vocabulary, tagging=tagging)(first)
+    starts = [[*one.ids.tolist(), *opening] for one in encoded]
     check_sampling(vocabulary)
     guard = Guard(stay(vocabulary))
     force = reemit(vocabulary, condition.mode) if condition.again and condition.mode else None
     seeds = [seed * 1_000_003 + i for i in range(count)]
     sampled = sample(
-        model, prompts, settings, seeds=seeds, vocabulary=vocabulary, hook=guard.hook,
-        gate=guard.gate, force=force,
+        model, [starts[i % len(starts)] for i in range(count)], settings, seeds=seeds,
+        vocabulary=vocabulary, hook=guard.hook, gate=guard.gate, force=force,
     )  # fmt: skip
     pressure = float(np.mean(guard.pressure()))
     return [
-        _writing(condition, texts[i % len(texts)], one, seeds[i], vocabulary, pressure, cut)
+        _writing(condition, first[i % len(first)].text, one, seeds[i], vocabulary, pressure, cut)
         for i, one in enumerate(sampled)
     ]
+
+
+def real_writings(
+    condition: str,
+    pairs: Sequence[tuple[str, str]],
+    vocabulary: Vocabulary,
+    *,
+    max_text_tokens: int,
+) -> list[Writing]:
+    """Return what a text itself says after its prompts, cut like samples.
+
+    It is what a perfect model of the text would write, in the mean: what one without tags can
+    reach at best.
+
+    Args:
+        condition: A name.
+        pairs: Prompts and all that follows them in the text.
+        vocabulary: Counts the tokens.
+        max_text_tokens: As in `Sampling`.
+    """
+    writings = []
+    for prompt, rest in pairs:
+        ids = vocabulary.encode_text(rest)
+        written = ids[:max_text_tokens]
+        text = rest if len(ids) <= max_text_tokens else whole_lines(vocabulary.decode_text(written))
+        writings.append(Writing(condition, 0, prompt, prompt + text, None, tuple(written), 0.0))
+    return writings
 
 
 @lru_cache(maxsize=16)
@@ -133,6 +177,14 @@ def check_sampling(vocabulary: Vocabulary) -> CanaryReport:
             "drawn": Sampling(temperature=1, top_p=1, max_text_tokens=4),
         },
     )
+
+
+def whole_lines(text: str) -> str:
+    """Return the text up to its last whole line that is not blank."""
+    lines = text.split("\n")[:-1]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return "".join(line + "\n" for line in lines)
 
 
 def judge(writings: Sequence[Writing], scorer: Scorer) -> list[Writing]:
@@ -223,6 +275,26 @@ def parses_as_python(text: str) -> bool:
     return True
 
 
+def python_starts(text: str) -> list[int]:
+    """Return where the functions and classes of a module's top level begin, in characters.
+
+    None in a text that does not parse.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            body = ast.parse(text).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return []
+    # ast counts lines as the interpreter does: a form feed does not end one.
+    lines = list(accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = [node for node in body if isinstance(node, defined)]
+    return [
+        lines[min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1] for node in found
+    ]
+
+
 def sample_row(writing: Writing) -> dict[str, Any]:
     """Return a row of samples.jsonl."""
     at, end = len(writing.prompt), len(writing.text)
@@ -249,7 +321,7 @@ def _writing(
 ) -> Writing:
     ids = [token for token in one.ids if token < vocabulary.text_size]
     text = vocabulary.decode_text(ids)
-    whole = text[: text.rfind("\n") + 1] if cut and not one.finished else text
+    whole = whole_lines(text) if cut and not one.finished else text
     return Writing(
         condition.name, seed, prompt, prompt + whole, condition.mode, tuple(ids), pressure
     )

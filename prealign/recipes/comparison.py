@@ -18,12 +18,13 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from prealign.config import to_json
-from prealign.errors import DataError
+from prealign.errors import ConfigError, DataError
 from prealign.evals.capability import loss_row, read_documents
 from prealign.evals.samples import (
     Condition,
     judge,
     measure,
+    real_writings,
     sample_row,
     write_samples,
 )
@@ -31,7 +32,15 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.batch import Objective
-from prealign.recipes.data import CorpusSettings, Prepared, bad_prompts, prepare, read_prepared
+from prealign.recipes.data import (
+    CorpusSettings,
+    Prepared,
+    Prompt,
+    bad_prompts,
+    heldout_prompts,
+    prepare,
+    read_prepared,
+)
 from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
@@ -43,6 +52,13 @@ from prealign.train.loop import Progress, train
 from prealign.train.settings import TrainSettings
 
 Size = Literal["tiny", "small", "full"]
+BAD_PROMPTS = 32
+HELDOUT = (
+    Condition(name="from the start"),
+    Condition(name="after a bad prompt", prompts="bad"),
+    Condition(name="after a prompt", prompts="heldout"),
+)
+"""Where samples start from, for the text itself; the last needs to know where prompts begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +90,11 @@ class Measuring:
     curve_bytes: int = 60_000
     """Held-out text read at each evaluation point before the end."""
     parses: Callable[[str], bool] | None = None
+    starts: Callable[[str], list[int]] | None = None
+    """Where in a held-out text a prompt may begin; None: conditions that need prompts are not
+    allowed."""
+    prompt_lines: int = 6
+    prompt_chars: int = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +122,7 @@ class Comparison:
         study = open_study(out, self)
         say = speaker(console, study)
         prepared = prepare(self.corpus, out, say)
+        study.rewrite("evals", measure_heldout(prepared, self.measuring))
         jobs = [
             (f"{arm.name}-seed{seed}", train_and_measure, (self, out, arm.name, seed))
             for seed in range(self.first_seed, self.first_seed + self.seeds)
@@ -188,10 +210,16 @@ def measure_arm(
     samples: list[dict[str, Any]] = []
     what = study.measuring
     for condition in arm.conditions[:1] if curve else arm.conditions:
-        filled = with_prompts(condition, data.heldout)
+        prompts = prompts_for(condition, data.heldout, what)
         count = what.curve_samples if curve else what.samples
         writings = write_samples(
-            model, data.vocabulary, filled, what.sampling, count=count, seed=seed
+            model,
+            data.vocabulary,
+            condition,
+            what.sampling,
+            count=count,
+            seed=seed,
+            prompts=[prompt.document for prompt in prompts],
         )
         judged = judge(writings, what.scorer)
         rows += measure(judged, unit=what.unit, parses=what.parses)
@@ -204,14 +232,50 @@ def measure_arm(
     return rows, samples
 
 
-def with_prompts(condition: Condition, heldout: list[Document]) -> Condition:
-    """Return the condition with its prompts: "BAD" stands for stretches of bad text."""
-    if condition.prompts[:1] != ("BAD",):
-        return condition
-    prompts = bad_prompts(heldout, lines=4, max_chars=240, count=32)
-    return Condition(
-        name=condition.name, mode=condition.mode, again=condition.again, prompts=prompts
-    )
+def prompts_for(condition: Condition, heldout: list[Document], what: Measuring) -> list[Prompt]:
+    """Return the texts that come first under a condition; none if it asks for none.
+
+    Raises:
+        ConfigError: The measuring does not say where a prompt may begin.
+        DataError: The held-out text has no such stretch.
+    """
+    if condition.prompts == "none":
+        return []
+    if condition.prompts == "bad":
+        found = bad_prompts(heldout, lines=4, max_chars=what.prompt_chars, count=BAD_PROMPTS)
+    elif what.starts is None:
+        raise ConfigError(f"condition {condition.name!r}: needs measuring.starts")
+    else:
+        found = heldout_prompts(
+            heldout,
+            starts=what.starts,
+            lines=what.prompt_lines,
+            max_chars=what.prompt_chars,
+            count=what.samples,
+        )
+    if not found:
+        raise DataError(
+            f"condition {condition.name!r}: the held-out text has no stretch of that kind of at "
+            f"most {what.prompt_chars} characters; hold out more (corpus.heldout_bytes)"
+        )
+    return found
+
+
+def measure_heldout(data: Prepared, what: Measuring) -> list[dict[str, Any]]:
+    """Return what the held-out text itself scores, from where samples start and cut like them."""
+    rows = []
+    for condition in HELDOUT[: None if what.starts else -1]:
+        if condition.prompts == "none":
+            pairs = [("", document.text) for document in data.heldout]
+        else:
+            pairs = [
+                (prompt.document.text, prompt.origin.text[prompt.end_char :])
+                for prompt in prompts_for(condition, data.heldout, what)
+            ]
+        length = what.sampling.max_text_tokens
+        writings = real_writings(condition.name, pairs, data.vocabulary, max_text_tokens=length)
+        rows += measure(judge(writings, what.scorer), unit=what.unit, parses=what.parses)
+    return rows
 
 
 def smaller(documents: list[Document], limit: int) -> list[Document]:

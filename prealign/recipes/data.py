@@ -6,9 +6,9 @@ A stage that finds its finished folder reads it; one that was interrupted goes o
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prealign.config import to_json
 from prealign.corpora.clean import Cleaning, Rejects, clean
@@ -115,26 +115,85 @@ def thinned(documents: Iterable[Document], share: float) -> Iterator[Document]:
             yield document
 
 
+class Prompt(NamedTuple):
+    """A stretch of a held-out document: whole lines, with their modes."""
+
+    document: Document
+    """The stretch alone."""
+    origin: Document
+    start_char: int
+    """Where it begins in its origin."""
+
+    @property
+    def end_char(self) -> int:
+        """Where it ends in its origin."""
+        return self.start_char + len(self.document.text)
+
+
+def stretch(document: Document, first: int, last: int) -> Prompt:
+    """Return the spans from `first` to before `last` as a document of their own."""
+    spans = document.spans[first:last]
+    start, end = spans[0].start_char, spans[-1].end_char
+    moved = [
+        replace(span, start_char=span.start_char - start, end_char=span.end_char - start)
+        for span in spans
+    ]
+    id = f"{document.id}:{start}"
+    return Prompt(Document(id, document.text[start:end], tuple(moved)), document, start)
+
+
+def heldout_prompts(
+    documents: list[Document],
+    *,
+    starts: Callable[[str], list[int]],
+    lines: int,
+    max_chars: int,
+    count: int,
+) -> list[Prompt]:
+    """Return stretches of held-out text to go on from, spread over the documents.
+
+    Args:
+        documents: Cut into lines.
+        starts: Gives the characters of a text at which a stretch may begin.
+        lines: Spans in a stretch, at most; those beyond `max_chars` are left off.
+        max_chars: A prompt must leave room to write in.
+        count: How many, at most; which ones is decided by a hash of their places.
+    """
+    found: list[tuple[float, Prompt]] = []
+    for document in documents:
+        at = {span.start_char: i for i, span in enumerate(document.spans)}
+        for start in starts(document.text):
+            first = at.get(start)
+            if first is None:
+                continue
+            last = min(first + lines, len(document.spans) - 1)  # something has to follow
+            while last > first and document.spans[last - 1].end_char - start > max_chars:
+                last -= 1
+            if last > first:
+                found.append((uniform(document.id, start, seed=0), stretch(document, first, last)))
+    found.sort(key=lambda one: one[0])
+    return [prompt for _, prompt in found[:count]]
+
+
 def bad_prompts(
     documents: list[Document], *, lines: int, max_chars: int, count: int
-) -> tuple[str, ...]:
+) -> list[Prompt]:
     """Return stretches of held-out text in which most lines are bad: prompts of a bad style.
 
     Each document gives its worst stretch of `lines` spans; of those up to `max_chars` long (a
     prompt must leave room to write in) the `count` worst are returned.
     """
-    found: list[tuple[float, str, str]] = []
+    found: list[tuple[float, str, Prompt]] = []
     for document in documents:
         bad = [span.mode == "bad" for span in document.spans]
         starts = range(len(bad) - lines + 1)
         best = max(starts, key=lambda i: sum(bad[i : i + lines]), default=None)
         if best is not None:
-            first, last = document.spans[best], document.spans[best + lines - 1]
-            text = document.text[first.start_char : last.end_char]
-            if len(text) <= max_chars:
-                found.append((sum(bad[best : best + lines]) / lines, document.id, text))
+            prompt = stretch(document, best, best + lines)
+            if len(prompt.document.text) <= max_chars:
+                found.append((sum(bad[best : best + lines]) / lines, document.id, prompt))
     found.sort(key=lambda one: (-one[0], one[1]))
-    return tuple(text for share, _, text in found[:count] if share > 0)
+    return [prompt for share, _, prompt in found[:count] if share > 0]
 
 
 def _split(annotated: Path, settings: CorpusSettings, part: str) -> Iterator[Document]:

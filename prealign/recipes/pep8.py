@@ -10,7 +10,7 @@ from dataclasses import replace
 from prealign.config import override
 from prealign.corpora.clean import Cleaning
 from prealign.corpora.source import PythonSource
-from prealign.evals.samples import Condition, parses_as_python
+from prealign.evals.samples import Condition, parses_as_python, python_starts
 from prealign.models.create import LlamaShape
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
@@ -27,14 +27,14 @@ SIZES = {
         "corpus.vocab_size=1024", "corpus.tokenizer_chars=2000000", "corpus.share=0.02",
         "corpus.heldout_bytes=60000", "text_tokens=200000", "train.batch_rows=8",
         "train.lr=4e-3", "train.evals=1", "measuring.samples=64",
-        "measuring.sampling.max_text_tokens=128",
     ),
     "small": (),
     "full": (
         "shape.width=512", "shape.layers=8", "shape.heads=8", "shape.max_tokens=1024",
-        "corpus.vocab_size=8192", "text_tokens=150000000", "train.batch_rows=128",
-        "train.lr=1e-3", "measuring.samples=4096", "measuring.curve_samples=1024",
-        "measuring.sampling.max_text_tokens=512", "processes=1", "threads=8",
+        "corpus.vocab_size=8192", "corpus.share=1.0", "text_tokens=150000000",
+        "train.batch_rows=128", "train.lr=1e-3", "measuring.samples=4096",
+        "measuring.curve_samples=1024", "measuring.sampling.max_text_tokens=512",
+        "processes=1", "threads=8",
     ),
 }  # fmt: skip
 
@@ -43,8 +43,9 @@ MLE = Arm(
     objective=Likelihood(),
     tagged=False,
     conditions=(
+        Condition(name="continues code", prompts="heldout"),
         Condition(name="untagged"),
-        Condition(name="bad prompt", prompts=("BAD",)),
+        Condition(name="bad prompt", prompts="bad"),
     ),
     loss_tags=("no tags",),
 )
@@ -53,16 +54,25 @@ CONDITIONAL = Arm(
     objective=Conditional(tags_as_targets=True),
     tagged=True,
     conditions=(
+        Condition(
+            name="continues code, good each line",
+            mode="good", again=True, prompts="heldout", tagged_prompts=True,
+        ),
+        Condition(name="continues code, good once", mode="good", prompts="heldout"),
+        Condition(name="continues code, no tag", prompts="heldout"),
+        Condition(
+            name="continues code, bad each line",
+            mode="bad", again=True, prompts="heldout", tagged_prompts=True,
+        ),
         Condition(name="good, each line", mode="good", again=True),
         Condition(name="good, once", mode="good"),
         Condition(name="no tag"),
         Condition(name="bad, each line", mode="bad", again=True),
-        Condition(name="bad, once", mode="bad"),
-        Condition(name="bad prompt, good each line", mode="good", again=True, prompts=("BAD",)),
-        Condition(name="bad prompt, no tag", prompts=("BAD",)),
+        Condition(name="bad prompt, good each line", mode="good", again=True, prompts="bad"),
+        Condition(name="bad prompt, no tag", prompts="bad"),
     ),
     loss_tags=("true tags", "no tags", "all good"),
-)
+)  # fmt: skip
 
 
 def recipe(size: Size = "tiny") -> Comparison:
@@ -77,19 +87,22 @@ def recipe(size: Size = "tiny") -> Comparison:
             segmenter=Lines(),
             tagger=Threshold(score="pycodestyle", max_good=0.0, unjudged="drop"),
             cleaning=Cleaning(),
-            share=0.4,
+            share=0.5,
             vocab_size=4096,
+            heldout_bytes=1_000_000,
         ),
-        shape=LlamaShape(width=192, layers=6, heads=6, max_tokens=256),
-        train=TrainSettings(batch_rows=32, lr=2e-3, evals=10),
+        shape=LlamaShape(width=160, layers=5, heads=5, max_tokens=256),
+        train=TrainSettings(batch_rows=16, lr=3e-3, evals=10),
         measuring=Measuring(
-            scorer=replace(Pycodestyle(), on_broken="count"),
+            scorer=replace(Pycodestyle(), on_broken="cut"),
             unit="violations per character",
-            sampling=Sampling(temperature=0.7, top_p=0.9, max_text_tokens=192),
+            sampling=Sampling(temperature=0.7, top_p=0.9, max_text_tokens=128),
+            samples=384,
             parses=parses_as_python,
+            starts=python_starts,
         ),
         arms=(MLE, CONDITIONAL),
-        text_tokens=12_000_000,
+        text_tokens=14_000_000,
         seeds=1 if size == "tiny" else 3,
     )
     return override(small, SIZES[size])

@@ -16,6 +16,7 @@ from prealign.text.document import Scorer
 from prealign.text.scheme import Scheme
 
 MLE = ("mle", "untagged")
+PEP8_MLE = ("mle", "continues code")
 
 
 def write_study(
@@ -164,22 +165,28 @@ def pep8_checks(small: Sequence[Final], tiny: Sequence[Final]) -> list[Check]:
     """Return the bars of the PEP8 comparison in its sizes."""
     tagged = "conditional"
     score = "small: mean score, mle over conditional"
+    pairs = [
+        (PEP8_MLE, "continues code, good each line"),
+        (PEP8_MLE, "continues code, good once"),
+        (MLE, "good, each line"),
+        (MLE, "good, once"),
+    ]
     checks = [
         at_least(
             f"{score}, {condition}", 2.0,
-            ratios(small, "mean_score", over=MLE, under=(tagged, condition)),
-            control="mle: untagged",
+            ratios(small, "mean_score", over=plain, under=(tagged, condition)),
+            control=f"mle: {plain[1]}",
         )
-        for condition in ("good, each line", "good, once")
+        for plain, condition in pairs
     ]  # fmt: skip
     for tags, bar in (("true tags", 1.0), ("no tags", 1.02)):
         found = ratios(small, "loss", over=(tagged, tags), under=("mle", "no tags"))
         what = f"small: held-out loss with {tags}, conditional over mle"
         checks.append(at_most(what, bar, found, control="mle: no tags"))
-    bad, good = (tagged, "bad, each line"), (tagged, "good, each line")
+    bad, good = ((tagged, f"continues code, {mode} each line") for mode in ("bad", "good"))
     found = ratios(tiny, "mean_score", over=bad, under=good)
     what = "tiny: mean score, bad tag over good tag"
-    checks.append(at_least(what, 1.5, found, control="conditional: bad, each line"))
+    checks.append(at_least(what, 1.5, found, control="conditional: continues code, bad each line"))
     checks.append(
         Check(what="full: mean score, mle over conditional", bar=">= 3", value=None, holds=False,
               control="not run: there was no GPU")
@@ -194,20 +201,23 @@ def write_comparison(
 
     Command, commit, date and machine are those of the run in `out`.
     """
-    environment = read_run(out).config["environment"]
+    study = read_run(out)
+    environment = study.config["environment"]
+    measured: list[tuple[str, int | None, dict[str, Any]]]
+    measured = [(final.arm, final.seed, row) for final in finals for row in final.rows]
+    measured += [("held-out text", None, row) for row in study.rows("evals")]
     rows = [
         ResultRow(
-            arm=f"{final.arm}: {row['condition']}",
+            arm=f"{arm}: {row['condition']}",
             metric=row["metric"],
             unit=row["unit"],
             value=row["value"],
             low=row.get("low"),
             high=row.get("high"),
             n=row.get("n"),
-            seed=final.seed,
+            seed=seed,
         )
-        for final in finals
-        for row in final.rows
+        for arm, seed, row in measured
         if row["value"] is not None
     ]
     walls = [

@@ -29,6 +29,8 @@ TO_LINE_END = ("E501", "W291", "W293", "W505")
 """Codes whose finding reaches from the reported column to the end of the line."""
 MARKED = re.compile(r"\w+|\s+|.", re.DOTALL)
 """What a finding of any other code covers: a word, white space, or one other character."""
+OPEN_AT_END = re.compile(r"E90\d TokenError: .*(EOF in multi-line|unterminated triple-quoted)")
+"""What the tokenizers of Python 3.11 and of later ones say of a bracket or string left open."""
 LONE_RETURN = re.compile(r"\r(?!\n)")
 
 
@@ -47,11 +49,12 @@ class Pycodestyle:
     max_line_length: int = 79
     ignore: tuple[str, ...] = DEFAULT_IGNORE
     """Codes that are not counted, or what they begin with."""
-    on_broken: Literal["none", "count"] = "none"
+    on_broken: Literal["none", "count", "cut"] = "none"
     """What becomes of a text that pycodestyle itself could not read to its end (E901, E902, a
-    lone carriage return): no span is judged, as is right for a corpus; or what it found is
-    counted, E901 included, as is right for samples that may be cut. A text on which pycodestyle
-    fails is never judged."""
+    lone carriage return). none: no span is judged, as is right for a corpus. count: what it found
+    is counted, E901 included. cut: the same, except that a text may end inside a bracket or a
+    string, as is right for samples that ran out of tokens there (a closing bracket too many looks
+    the same to the tokenizer). A text on which pycodestyle fails is never judged."""
 
     def __post_init__(self) -> None:
         if pycodestyle is None:
@@ -60,8 +63,8 @@ class Pycodestyle:
             )
         if self.max_line_length < 1:
             raise ConfigError(f"max_line_length={self.max_line_length}: expected at least 1")
-        if self.on_broken not in ("none", "count"):
-            raise ConfigError(f"on_broken={self.on_broken!r}: expected 'none' or 'count'")
+        if self.on_broken not in ("none", "count", "cut"):
+            raise ConfigError(f"on_broken={self.on_broken!r}: expected none, count or cut")
 
     @property
     def name(self) -> str:
@@ -119,6 +122,8 @@ class Pycodestyle:
             if lone:
                 row = text.count("\n", 0, lone.start()) + 1
                 return f"lone carriage return: line {row}", errors
+        if self.on_broken == "cut":
+            errors = [error for error in errors if not OPEN_AT_END.match(error[2])]
         return None, errors
 
 

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from prealign.errors import ConfigError
 from prealign.evals.samples import (
@@ -13,11 +14,15 @@ from prealign.evals.samples import (
     judge,
     measure,
     parses_as_python,
+    python_starts,
+    real_writings,
     sample_row,
+    whole_lines,
     write_samples,
 )
 from prealign.models.sample import Sampling
 from prealign.score.quotes import SingleQuotes
+from prealign.text.document import Document, Span
 
 GOOD = Condition(name="good, each line", mode="good", again=True)
 
@@ -90,11 +95,63 @@ def test_samples_depend_on_the_seed_alone(model, vocabulary):
 
 
 def test_a_prompt_that_spells_a_tag_stays_text(model, vocabulary):
-    condition = Condition(name="c", prompts=("<|bad|> x\n",))
     (one,) = write_samples(
-        model, vocabulary, condition, Sampling(max_text_tokens=5), count=1, seed=0, cut=False
-    )
+        model, vocabulary, Condition(name="c"), Sampling(max_text_tokens=5), count=1, seed=0,
+        prompts=[Document("p", "<|bad|> x\n")], cut=False,
+    )  # fmt: skip
     assert one.text.startswith("<|bad|> x\n")
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_prompts_come_in_turn_with_their_tags_if_the_condition_says_so(model, vocabulary, tagged):
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.config = model, model.config
+
+        def forward(self, input_ids, **rest):
+            seen.append(input_ids)
+            return self.inner(input_ids, **rest)
+
+    prompts = [
+        Document("p", "a\nb\n", (Span(0, 2, "bad"), Span(2, 4, "good"))),
+        Document("q", "c\nd\n", (Span(0, 4, "good"),)),
+    ]
+    condition = Condition(name="c", mode="good", prompts="heldout", tagged_prompts=tagged)
+    written = write_samples(
+        Recorder(), vocabulary, condition, Sampling(max_text_tokens=1), count=3, seed=0,
+        prompts=prompts, cut=False,
+    )  # fmt: skip
+    assert [one.prompt for one in written] == ["a\nb\n", "c\nd\n", "a\nb\n"]
+    bad = vocabulary.open_id("bad")
+    assert any((ids == bad).any() for ids in seen) == tagged
+
+
+def test_a_cut_text_ends_with_its_last_whole_line_that_is_not_blank():
+    assert whole_lines("a\n\nb\n \n\nc") == "a\n\nb\n"
+    assert whole_lines("a\nb\n") == "a\nb\n"
+    assert whole_lines("ab") == ""
+    assert whole_lines("\n\n") == ""
+
+
+def test_a_real_text_is_cut_like_a_sample(vocabulary):
+    rest = "one line\n" * 30
+    (short, long) = real_writings(
+        "c", [("p\n", "b\n"), ("p\n", rest)], vocabulary, max_text_tokens=20
+    )
+    assert (short.text, short.prompt) == ("p\nb\n", "p\n")
+    assert long.text.startswith("p\none line\n")
+    assert long.text.endswith("\n")
+    assert len(long.token_ids) == 20
+    assert len(long.text) < len(rest)
+
+
+def test_prompts_in_python_begin_where_functions_and_classes_do():
+    text = "x = 1\n@d\ndef f():\n    def g(): pass\n\f\nclass A:\n    pass\n"
+    assert [text[at:][:8] for at in python_starts(text)] == ["@d\ndef f", "class A:"]
+    assert python_starts("def f(:\n") == []
 
 
 def test_a_row_of_samples_has_its_spans_and_findings():

@@ -25,14 +25,24 @@ def final(arm: str, seed: int, values: dict[tuple[str, str], float]) -> Final:
 
 def pair(seed: int, *, score: float, loss: float) -> list[Final]:
     return [
-        final("mle", seed, {("mean_score", "untagged"): 0.1, ("loss", "no tags"): 2.0}),
+        final(
+            "mle",
+            seed,
+            {
+                ("mean_score", "untagged"): 0.1,
+                ("mean_score", "continues code"): 0.33,
+                ("loss", "no tags"): 2.0,
+            },
+        ),
         final(
             "conditional",
             seed,
             {
                 ("mean_score", "good, each line"): score,
                 ("mean_score", "good, once"): 2 * score,
-                ("mean_score", "bad, each line"): 3 * score,
+                ("mean_score", "continues code, good each line"): 3 * score,
+                ("mean_score", "continues code, good once"): 4 * score,
+                ("mean_score", "continues code, bad each line"): 6 * score,
                 ("loss", "true tags"): loss,
                 ("loss", "no tags"): 1.5 * loss,
             },
@@ -51,7 +61,10 @@ def test_every_bar_of_the_first_command_has_its_entry():
 def test_every_bar_of_pep8_has_its_entry_also_when_it_is_missed():
     finals = pair(0, score=0.05, loss=1.9)
     checks = pep8_checks(finals, finals)
-    assert [check.holds for check in checks] == [True, False, True, False, True, False]
+    ratios, rest = checks[:4], checks[4:]
+    assert [check.value for check in ratios] == [f"seed 0: {n}" for n in ("2.2", "1.65", "2", "1")]
+    assert [check.holds for check in ratios] == [True, False, True, False]
+    assert [check.holds for check in rest] == [True, False, True, False]
     assert checks[-1].value is None
 
 

@@ -102,6 +102,24 @@ def test_a_cut_sample_counts_its_violations_and_the_error_that_ends_it(text):
     assert sum(score for score in judgement.scores[1:] if score) > 0
 
 
+@pytest.mark.parametrize("ending", ["y = f(1,\n", 'y = """a\n', "y = [\n    1,\n"])
+def test_a_cut_sample_may_end_inside_a_bracket_or_a_string(ending):
+    counted, cut = (judge("x=1\n" + ending, Pycodestyle(on_broken=o)) for o in ("count", "cut"))
+
+    assert [f.code for f in counted.findings] == ["E225", "E901"]
+    assert [f.code for f in cut.findings] == ["E225"]
+    assert cut.problem is None
+    assert sum(cut.scores) < sum(counted.scores)
+
+
+@pytest.mark.parametrize("text", ["if x:\n        y\n    z\n", "def f():\n\ty\n  z\n"])
+def test_what_no_longer_sample_could_mend_counts_in_a_cut_one_too(text):
+    scores = [judge(text, Pycodestyle(on_broken=o)).scores for o in ("count", "cut")]
+
+    assert scores[0] == scores[1]
+    assert sum(scores[0]) > 0
+
+
 def test_an_error_behind_the_last_line_belongs_to_the_last_line():
     text = "x = (1,\ny = 2\n"
 
@@ -124,7 +142,7 @@ def test_a_text_on_which_pycodestyle_fails_is_never_judged(monkeypatch, crash):
 
 @given(
     st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join),
-    st.sampled_from(["none", "count"]),
+    st.sampled_from(["none", "count", "cut"]),
 )
 def test_any_text_is_judged_or_has_a_problem_and_findings_stay_inside_it(text, on_broken):
     judgement = judge(text, Pycodestyle(on_broken=on_broken))
