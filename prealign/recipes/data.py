@@ -6,7 +6,7 @@ A stage that finds its finished folder reads it; one that was interrupted goes o
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +135,7 @@ def stretch(document: Document, first: int, last: int) -> Prompt:
     spans = document.spans[first:last]
     start, end = spans[0].start_char, spans[-1].end_char
     moved = [
-        replace(span, start_char=span.start_char - start, end_char=span.end_char - start)
+        span._replace(start_char=span.start_char - start, end_char=span.end_char - start)
         for span in spans
     ]
     id = f"{document.id}:{start}"

@@ -351,8 +351,8 @@ def _judge(scorer: Scorer, documents: Sequence[Document]) -> list[Judgement]:
 
 
 def _with_scores(document: Document, judgements: Mapping[str, Judgement]) -> Document:
-    # Most of the time that is not scoring is spent here: spans are made directly, not by
-    # dataclasses.replace, and spans with equal scores (most have 0) share one mapping of them.
+    # Most of the time that is not scoring is spent on spans: those with equal scores (most have 0)
+    # share one mapping of them.
     rows = list(zip(*(judgement.scores for judgement in judgements.values()), strict=True))
     mappings = {row: dict(zip(judgements, row, strict=True)) for row in set(rows)}
     spans = tuple(

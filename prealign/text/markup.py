@@ -8,7 +8,6 @@ mode is opened by `<>`, which is no tag of any scheme and never reaches a model.
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from prealign.errors import DataError
 from prealign.text.document import Document, Span
@@ -86,7 +85,7 @@ def parse(markup: str, scheme: Scheme, *, id: str = "", source: str = "") -> Doc
         if plain or started:
             end = current.start_char + len(plain)
             texts.append(plain)
-            spans.append(replace(current, end_char=end))
+            spans.append(current._replace(end_char=end))
 
     pieces = re.split("(" + "|".join(map(re.escape, [NO_MODE, *scheme.tags])) + ")", markup)
     if len(pieces) == 1:

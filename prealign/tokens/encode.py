@@ -154,7 +154,7 @@ class Encoder:
         """Return the tags and the spans of a document, in order."""
         if self.all_mode is not None:
             mode = self.all_mode
-            spans = tuple(replace(span, mode=mode, resumes=False) for span in document.spans)
+            spans = tuple(span._replace(mode=mode, resumes=False) for span in document.spans)
             document = replace(document, spans=spans)
         tags: list[_Mark] = []
         texts: list[_Mark] = []

@@ -97,7 +97,7 @@ def test_the_held_out_text_is_judged_as_if_a_model_had_written_it():
     cuts = [i + 1 for i, char in enumerate(text) if char == "\n"]
     spans = [Span(a, b, "good") for a, b in zip([0, *cuts], cuts, strict=False)]
     bad = [
-        replace(s, mode="bad") if text[s.start_char : s.end_char] == "x=1\n" else s for s in spans
+        s._replace(mode="bad") if text[s.start_char : s.end_char] == "x=1\n" else s for s in spans
     ]
     data = Prepared(plain_vocabulary(), None, [Document("d", text, tuple(bad))], {})
     what = override(
