@@ -40,9 +40,25 @@ class PythonSource:
     packages: bool = True
     """The installed packages."""
     include_tests: bool = False
+    only: tuple[str, ...] = ()
+    """The sources to read, such as `numpy` or `stdlib/json`; none named: all."""
 
     def __call__(self) -> Iterator[Document]:
-        """Yield the files, those of the standard library first."""
+        """Yield the files, those of the standard library first.
+
+        Raises:
+            DataError: `only` names sources, and no file is of one of them.
+        """
+        document = None
+        for document in self._files():
+            yield document
+        if document is None and self.only:
+            raise DataError(
+                f"no Python source here is of {', '.join(self.only)}; name packages that are "
+                "installed, or parts of the standard library as stdlib/json"
+            )
+
+    def _files(self) -> Iterator[Document]:
         paths = sysconfig.get_paths()
         if self.stdlib:
             yield from self._tree(Path(paths["stdlib"]), "stdlib/")
@@ -53,9 +69,11 @@ class PythonSource:
     def _tree(self, folder: Path, prefix: str) -> Iterator[Document]:
         for file in _files(folder, "*.py", skip=FOREIGN):
             inside = file.relative_to(folder)
+            source = prefix + inside.parts[0].removesuffix(".py")
+            if self.only and source not in self.only:
+                continue
             if self.include_tests or not _is_test(inside):
-                top = inside.parts[0].removesuffix(".py")
-                yield _read(file, id=prefix + inside.as_posix(), source=prefix + top)
+                yield _read(file, id=prefix + inside.as_posix(), source=source)
 
 
 @dataclass(frozen=True)

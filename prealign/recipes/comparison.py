@@ -275,7 +275,7 @@ def measure_heldout(data: Prepared, what: Measuring) -> list[dict[str, Any]]:
         length = what.sampling.max_text_tokens
         writings = real_writings(condition.name, pairs, data.vocabulary, max_text_tokens=length)
         rows += measure(judge(writings, what.scorer), unit=what.unit, parses=what.parses)
-    return rows
+    return [{**row, "final": True} for row in rows]
 
 
 def smaller(documents: list[Document], limit: int) -> list[Document]:

@@ -140,6 +140,8 @@ class Study:
     notes: tuple[str, ...]
     corpus: Mapping[str, Any]
     config: Mapping[str, Any]
+    heldout: ArmRun | None = None
+    """What the held-out text itself scores, as if it were a model; None: not measured."""
 
     @property
     def arms(self) -> list[str]:
@@ -176,6 +178,7 @@ def load_study(folder: Path) -> Study:
             notes=tuple(data.get("notes", ())),
             corpus=data.get("corpus", {}),
             config=_json(folder / "config.json"),
+            heldout=_heldout(folder),
         )
     except KeyError as error:
         raise DataError(f"{file}: has no {error.args[0]!r}; docs/formats.md has its form") from None
@@ -231,6 +234,15 @@ def _single(folder: Path) -> Study:
         corpus={},
         config=config,
     )
+
+
+def _heldout(folder: Path) -> ArmRun | None:
+    if not (folder / "evals.jsonl").is_file():
+        return None
+    head = {"arm": "held-out text", "seed": 0, "folder": ".", "loss_condition": ""}
+    bare = _arm_run(folder, head | {"condition": ""})
+    first = bare.evals[0].condition if bare.evals else ""
+    return _arm_run(folder, head | {"condition": first})
 
 
 def _arm_run(folder: Path, arm: Mapping[str, Any]) -> ArmRun:

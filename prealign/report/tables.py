@@ -99,10 +99,15 @@ def by_seed(study: Study) -> Table:
 
 
 def conditions(study: Study) -> Table:
-    """Return one row per arm and condition of its samples: where the unwanted leaks out."""
+    """Return one row per arm and condition of its samples: where the unwanted leaks out.
+
+    The first rows are of the held-out text itself, where it was measured.
+    """
     rows = []
-    for arm in study.arms:
-        runs = study.of(arm)
+    arms = {arm: study.of(arm) for arm in study.arms}
+    if study.heldout is not None:
+        arms = {study.heldout.arm: [study.heldout], **arms}
+    for arm, runs in arms.items():
         for condition in dict.fromkeys(c for run in runs for c in run.conditions):
             numbers = [over_seeds(runs, metric, condition) for metric in OF_CONDITIONS]
             rows.append([arm, condition, *(written(number) for number in numbers)])

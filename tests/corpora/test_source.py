@@ -42,6 +42,14 @@ def test_packages_and_tests_are_read_where_asked_for():
     assert any("/test_" in id for id in tests)
 
 
+def test_single_sources_are_read_where_they_are_named():
+    only = ("stdlib/json", "hypothesis")
+    sources = [d.source for d in PythonSource(only=only)()]
+    assert list(dict.fromkeys(sources)) == list(only)
+    with pytest.raises(DataError, match=r"no Python source here is of stdlib/jsom; name packages"):
+        list(PythonSource(only=("stdlib/jsom",))())
+
+
 def test_a_folder_gives_its_matching_files_at_any_depth(tmp_path):
     root = tmp_path / "repo"
     (root / "b" / "c").mkdir(parents=True)

@@ -47,6 +47,18 @@ def test_unfinished_runs_are_counted_and_stand_in_their_own_row(tmp_path):
     assert "mle seed 1 (unfinished), conditional seed 1 (not begun)" in missing(study)
 
 
+def test_the_held_out_text_stands_first_where_it_was_measured(one_seed):
+    rows = [
+        row("after a prompt", "mean_score", 0.0034, final=True),
+        row("from the start", "mean_score", 0.0004, final=True),
+    ]
+    (one_seed / "evals.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    first, second, third, *_ = conditions(load_study(one_seed)).rows
+    assert first[:3] == ["held-out text", "after a prompt", "0.00340"]
+    assert second[:3] == ["held-out text", "from the start", "0.000400"]
+    assert third[0] == "mle"
+
+
 def test_every_condition_has_a_row(three_seeds):
     rows = conditions(load_study(three_seeds)).rows
     assert [one[:2] for one in rows] == [
