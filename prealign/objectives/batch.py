@@ -33,6 +33,9 @@ class TokenBatch(NamedTuple):
     """bool: the target's span has a score."""
     document_BL: Tensor
     """int32: which document of the row each *input* belongs to, counted from 0."""
+    value_BL: Tensor | None = None
+    """float32: what the value head says at the input before each target, where the objective asks
+    for one (`wants_value`)."""
 
 
 class Mean(NamedTuple):
@@ -60,7 +63,11 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """A frozen dataclass that is called; its fields are its settings."""
+    """A frozen dataclass that is called; its fields are its settings.
+
+    One with a true class attribute `wants_value` is given `value_BL`: the loop then trains a value
+    head, a linear map from the last hidden state to one number, which starts at 0.
+    """
 
     def __call__(self, logp_BL: Tensor, batch: TokenBatch) -> Loss:
         """Return the loss.

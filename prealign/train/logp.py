@@ -1,5 +1,7 @@
 """The log-probability of each target, in one graph that keeps no logits in fp32.
 
+And, where an objective asks for it, what a value head says of each target before it is seen.
+
 Shape letters:  B = rows,  L = tokens in a row,  D = width,  V = vocabulary.
 """
 
@@ -9,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+VALUE_HEAD = "value_head"
 
 
 class TargetLogp(nn.Module):
@@ -20,8 +24,13 @@ class TargetLogp(nn.Module):
         self.bf16 = bf16
         self.document_mask = document_mask
 
-    def forward(self, ids_BL: Tensor, targets_BL: Tensor, document_BL: Tensor) -> Tensor:
-        """Return log p(target | inputs before it), [B, L], fp32, in nats."""
+    def forward(
+        self, ids_BL: Tensor, targets_BL: Tensor, document_BL: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log p(target | inputs before it) in nats and its value, both [B, L], fp32.
+
+        The value is None if the model has no value head; see `value_head`.
+        """
         mask = positions_BL = None
         if self.document_mask:
             allowed = within_documents(document_BL)
@@ -35,7 +44,30 @@ class TargetLogp(nn.Module):
             ).last_hidden_state
             logits_BLV: Tensor = self.model.get_output_embeddings()(hidden_BLD)
         chosen_BL = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()
-        return chosen_BL - logits_BLV.float().logsumexp(dim=-1)
+        logp_BL = chosen_BL - logits_BLV.float().logsumexp(dim=-1)
+        head = getattr(self.model, VALUE_HEAD, None)
+        if head is None:
+            return logp_BL, None
+        return logp_BL, head(hidden_BLD.float()).squeeze(-1)
+
+
+@contextlib.contextmanager
+def value_head(model: PreTrainedModel, *, wanted: bool) -> Iterator[None]:
+    """Let the model have a value head inside, if one is wanted: a linear map that starts at 0.
+
+    While it is there, it is trained and saved in checkpoints with the model.
+    """
+    if not wanted:
+        yield
+        return
+    head = nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    setattr(model, VALUE_HEAD, head)
+    try:
+        yield
+    finally:
+        delattr(model, VALUE_HEAD)
 
 
 def within_documents(document_BL: Tensor) -> Tensor:

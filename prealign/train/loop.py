@@ -22,7 +22,7 @@ from prealign.train.batches import Rows, data_identity, make_batch, num_steps, r
 from prealign.train.checkpoint import State, load_checkpoint, save_checkpoint
 from prealign.train.display import display
 from prealign.train.hardware import choose
-from prealign.train.logp import TargetLogp, has_attention, with_attention
+from prealign.train.logp import TargetLogp, has_attention, value_head, with_attention
 from prealign.train.optimizer import gradients, make_optimizer, norm_of, scale_and_clip
 from prealign.train.parallel import (
     Group,
@@ -99,7 +99,11 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
     try:
-        with parallel_group(settings.parallel) as group:
+        wants_value = getattr(objective, "wants_value", False)
+        with (
+            parallel_group(settings.parallel) as group,
+            value_head(model, wanted=wants_value),
+        ):
             trainer = _Trainer(model, objective, data, settings, run, group)
             with with_attention(model, trainer.attention):
                 outcome = trainer.run(at_eval, stop_after_steps)
@@ -226,8 +230,8 @@ class _Trainer:
             part = self.data.rows(own[start : start + self.micro_rows])
             batch = make_batch(part, self.group.device)
             with gradients_apart(self.logp, last=start == starts[-1]):
-                logp_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
-                loss = self.objective(logp_BL, batch)
+                logp_BL, value_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
+                loss = self.objective(logp_BL, batch._replace(value_BL=value_BL))
                 total = loss.value * loss.weight
                 total.backward()
             names = ["loss_nats", *loss.metrics]

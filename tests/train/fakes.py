@@ -47,8 +47,8 @@ class FakeRows:
         document = np.cumsum(ids == END_ID, axis=1).astype(np.int32)
         return PackedRows(
             ids,
-            np.where(padding, 0, 1).astype(np.uint8),
-            np.where(padding, 0, 0.5).astype(np.float32),
+            np.where(padding, 0, np.ones_like(ids)).astype(np.uint8),
+            np.where(padding, 0, np.full(ids.shape, 0.5)).astype(np.float32),
             flags,
             document - document[:, :1],
         )

@@ -5,6 +5,7 @@ from prealign.train.logp import (
     TargetLogp,
     has_attention,
     positions_in_documents,
+    value_head,
     with_attention,
     within_documents,
 )
@@ -19,7 +20,7 @@ def logp_of(ids, documents, *, bf16=False, document_mask=False, attention=None):
     model = small_model()
     with with_attention(model, attention), torch.no_grad():
         logp = TargetLogp(model, bf16=bf16, document_mask=document_mask)
-        return logp(ids[:, :-1], ids[:, 1:], documents)
+        return logp(ids[:, :-1], ids[:, 1:], documents)[0]
 
 
 def test_it_is_the_log_softmax_of_the_logits_at_the_target():
@@ -27,6 +28,21 @@ def test_it_is_the_log_softmax_of_the_logits_at_the_target():
         logits_BLV = small_model()(input_ids=IDS[:, :-1]).logits
     expected_BL = logits_BLV.log_softmax(-1).gather(-1, IDS[:, 1:, None])[..., 0]
     torch.testing.assert_close(logp_of(IDS, ONE), expected_BL)
+
+
+def test_a_value_head_starts_at_0_sees_no_target_and_goes_away():
+    model = small_model()
+    with value_head(model, wanted=True), torch.no_grad():
+        outputs = TargetLogp(model, bf16=False, document_mask=False)
+        assert (outputs(IDS[:, :-1], IDS[:, 1:], ONE)[1] == 0).all()
+        torch.nn.init.normal_(model.value_head.weight, generator=torch.Generator().manual_seed(0))
+        other = IDS.clone()
+        other[:, -1] = (other[:, -1] + 1) % VOCABULARY
+        one_BL, two_BL = (outputs(ids[:, :-1], ids[:, 1:], ONE)[1] for ids in (IDS, other))
+        assert torch.equal(one_BL, two_BL)
+        assert one_BL.shape == (3, 12)
+        assert one_BL.std() > 0
+    assert not hasattr(model, "value_head")
 
 
 def test_in_bf16_it_is_nearly_the_same_and_still_fp32():

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from prealign.errors import ConfigError, MissingDependency, TrainError
+from prealign.objectives.advantage import AdvantageWeighted
 from prealign.objectives.batch import Loss
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.runs import RunFolder
@@ -108,6 +109,28 @@ def test_every_row_of_metrics_says_what_was_seen_and_how_it_went(tmp_path):
             "elapsed_s", "steps"} <= rows[-1].keys()  # fmt: skip
     assert rows[-1]["loss_nats"] == outcome.loss_nats
     assert all(a["elapsed_s"] <= b["elapsed_s"] for a, b in pairwise(rows))
+
+
+def test_a_value_head_learns_the_reward_and_is_left_behind(tmp_path):
+    objective = AdvantageWeighted(beta=1.0, alpha=0.5)
+    model, _ = trained(tmp_path, objective=objective, lr=0.05)  # the rows' score is 0.5
+    rows = RunFolder(tmp_path).rows("metrics")
+    assert rows[0]["value"] == 0
+    assert rows[0]["value_error"] == pytest.approx(0.25)
+    assert rows[-1]["value_error"] < 0.1
+    assert rows[-1]["value"] < -0.2
+    assert rows[0]["weight"] == pytest.approx(math.exp(-0.5), rel=1e-4)
+    assert not any("value_head" in name for name, _ in model.named_parameters())
+
+
+def test_a_value_head_goes_on_from_a_checkpoint(tmp_path):
+    objective = AdvantageWeighted(beta=1.0)
+    whole, _ = trained(tmp_path / "whole", objective=objective)
+    trained(tmp_path / "cut", objective=objective, stop=4)
+    resumed, _ = trained(tmp_path / "cut", objective=objective)
+    assert_same_weights(whole, resumed)
+    rows = [RunFolder(tmp_path / name).rows("metrics") for name in ("whole", "cut")]
+    assert without_times(rows[0]) == without_times(rows[1])
 
 
 @pytest.mark.parametrize("objective", [Conditional(), Likelihood()])

@@ -1,0 +1,107 @@
+"""How much each target counts: factors that any likelihood can be given, several at once.
+
+A factor is 1 where nothing is known against a target: at tags, at ends of text, and in spans that
+no scorer could judge. Targets with a factor of 0 do not count at all: a mean is over the others.
+
+Shape letters:  B = rows,  L = tokens in a row.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from prealign.errors import ConfigError
+from prealign.objectives.batch import TokenBatch
+
+MAX_WEIGHT = 1000.0
+
+
+class Weights(Protocol):
+    """A frozen dataclass that is called; its fields are its settings."""
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Return the factor of each target, [B, L], float32, finite, 0 or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanMask:
+    """Leaves the text of bad spans out of the loss; it is still read.
+
+    Rathi and Radford 2026 (https://arxiv.org/abs/2601.21571) mask single tokens so, Wang et al.
+    2025 (https://arxiv.org/abs/2503.03052) spans.
+    """
+
+    max_good: float = 0.0
+    """Spans with a higher score are bad."""
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Return 0 at the text of bad spans and 1 elsewhere."""
+        return torch.where(bad_text(batch, self.max_good), 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardWeight:
+    """Counts text less, the worse its span's score: exp(-score / beta).
+
+    Reward-weighted regression (Peters and Schaal 2007) as in Korbak et al. 2023
+    (https://arxiv.org/abs/2302.08582), where the reward is minus the score. Departures: a score of
+    0 has the weight 1 (there exp(0.5 / beta), a constant), tags and ends of text always have it,
+    and beta is to be chosen by `beta_for`, not by hand: their beta of 10 gave the worst and the
+    best token of code nearly the same weight.
+    """
+
+    beta: float
+    """In units of the score."""
+    max_weight: float = MAX_WEIGHT
+    """Weights are cut off here; only scores below 0 have weights above 1."""
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0 or not self.max_weight > 0:
+            raise ConfigError(
+                f"RewardWeight: beta={self.beta}, max_weight={self.max_weight}: must be above 0"
+            )
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Return the weights, at most `max_weight`."""
+        scored_BL = batch.scored_BL & batch.text_BL
+        exponent_BL = torch.where(scored_BL, -batch.score_BL / self.beta, 0.0)
+        return exponent_BL.clamp(max=math.log(self.max_weight)).exp()
+
+
+def beta_for(scores: ArrayLike, *, percentile: float = 95.0, weight: float = 0.1) -> float:
+    """Return the beta with which the score at a percentile of the bad ones has a given weight.
+
+    Args:
+        scores: Of tokens (not of spans: long spans have more of them); those above 0 count.
+        percentile: Of the scores above 0, from 0 to 100.
+        weight: exp(-score / beta) there, between 0 and 1.
+
+    Raises:
+        ConfigError: The percentile or the weight is out of its range, or no score is above 0.
+    """
+    bad = np.asarray(scores, dtype=np.float64)
+    bad = bad[bad > 0]
+    if not 0 <= percentile <= 100 or not 0 < weight < 1 or not bad.size:
+        raise ConfigError(
+            f"beta_for: percentile={percentile} (allowed: 0 to 100), weight={weight} (between 0 "
+            f"and 1), {bad.size} scores above 0 (at least one is needed)"
+        )
+    return float(np.percentile(bad, percentile) / -math.log(weight))
+
+
+def bad_text(batch: TokenBatch, max_good: float) -> Tensor:
+    """Return which targets are text of spans whose score is above `max_good`, bool [B, L]."""
+    return batch.text_BL & batch.scored_BL & (batch.score_BL > max_good)
+
+
+def product(weights: tuple[Weights, ...], batch: TokenBatch) -> Tensor:
+    """Return the product of all factors, [B, L]; 1 if there are none."""
+    factor_BL = torch.ones_like(batch.score_BL)
+    for one in weights:
+        factor_BL = factor_BL * one(batch)
+    return factor_BL

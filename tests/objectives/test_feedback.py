@@ -1,0 +1,239 @@
+"""Weights, unlikelihood and advantages: against loops in NumPy, and in their limits."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prealign.errors import ConfigError, TrainError
+from prealign.objectives.advantage import AdvantageWeighted
+from prealign.objectives.likelihood import Conditional, Likelihood
+from prealign.objectives.unlikelihood import Unlikelihood, log1m_exp
+from prealign.objectives.weights import RewardWeight, SpanMask, beta_for
+from tests.objectives import oracle
+from tests.objectives.oracle import TEXT, random_batch
+
+SEEDS = st.integers(0, 10**6)
+CLOSE = {"abs": 1e-6, "rel": 1e-6}
+
+
+def masked(kind, score):
+    return 0.0 if kind == TEXT and score is not None and score > 0.3 else 1.0
+
+
+def rewarded(kind, score):
+    return math.exp(-score / 0.2) if kind == TEXT and score is not None else 1.0
+
+
+def value_of(objective, logp_BL, batch):
+    return objective(logp_BL, batch).value.item()
+
+
+@given(SEEDS, st.booleans())
+def test_weighted_likelihood_is_the_loop(seed, tags):
+    logp_BL, batch = random_batch(seed)
+    both = (SpanMask(max_good=0.3), RewardWeight(beta=0.2))
+    for weights, weight in [
+        ((), lambda kind, score: 1.0),
+        (both[:1], masked),
+        (both[1:], rewarded),
+        (both, lambda kind, score: masked(kind, score) * rewarded(kind, score)),
+    ]:
+        made = Conditional(tags_as_targets=tags, weights=weights)
+        expected = oracle.likelihood(logp_BL, batch, tags=tags, weight=weight)
+        assert value_of(made, logp_BL, batch) == pytest.approx(expected, **CLOSE)
+
+
+@given(SEEDS, st.sampled_from([0.0, 0.01, 1.0, 3.0]))
+def test_unlikelihood_is_the_loop(seed, alpha):
+    logp_BL, batch = random_batch(seed)
+    hard = Unlikelihood(alpha=alpha, max_good=0.3)
+    expected = oracle.unlikelihood(logp_BL, batch, alpha=alpha, max_good=0.3)
+    assert value_of(hard, logp_BL, batch) == pytest.approx(expected, **CLOSE)
+    soft = Unlikelihood(alpha=alpha, form="soft")
+    expected = oracle.unlikelihood(logp_BL, batch, alpha=alpha)
+    assert value_of(soft, logp_BL, batch) == pytest.approx(expected, **CLOSE)
+
+
+@given(SEEDS, st.floats(0, 1), st.floats(0.05, 50))
+def test_advantage_weighting_is_the_loop(seed, alpha, beta):
+    logp_BL, batch = random_batch(seed)
+    settings = {"beta": beta, "alpha": alpha, "max_weight": 1000.0, "value_scale": 0.7}
+    expected = oracle.advantage_weighted(logp_BL, batch, **settings)
+    found = value_of(AdvantageWeighted(**settings), logp_BL, batch)
+    assert found == pytest.approx(expected, **CLOSE)
+
+
+@given(SEEDS)
+def test_limits_are_the_plain_likelihood(seed):
+    logp_BL, batch = random_batch(seed)
+    plain = value_of(Likelihood(), logp_BL, batch)
+    calm = batch._replace(value_BL=torch.zeros_like(batch.value_BL))
+    good = calm._replace(score_BL=torch.zeros_like(batch.score_BL))
+    weighed = Likelihood(weights=(RewardWeight(beta=1e12),))
+    assert value_of(weighed, logp_BL, batch) == pytest.approx(plain)
+    assert value_of(AdvantageWeighted(beta=1e12, alpha=1), logp_BL, batch) == pytest.approx(plain)
+    for objective in (
+        Likelihood(weights=(SpanMask(), RewardWeight(beta=0.01))),
+        Unlikelihood(alpha=2),
+        Unlikelihood(alpha=2, form="soft"),
+        AdvantageWeighted(beta=0.01, alpha=1),
+    ):
+        assert value_of(objective, logp_BL, good) == pytest.approx(plain)
+
+
+@given(SEEDS)
+def test_hard_unlikelihood_with_alpha_0_is_the_span_mask(seed):
+    logp_BL, batch = random_batch(seed)
+    pair = Unlikelihood(alpha=0, max_good=0.3), Likelihood(weights=(SpanMask(max_good=0.3),))
+    one, other = (objective(logp_BL, batch) for objective in pair)
+    assert one.value.item() == pytest.approx(other.value.item())
+    assert one.weight == other.weight
+
+
+@given(SEEDS)
+def test_advantage_weighting_without_a_value_is_reward_weighting(seed):
+    logp_BL, batch = random_batch(seed)
+    calm = batch._replace(value_BL=torch.zeros_like(batch.value_BL))
+    weighed = Likelihood(weights=(RewardWeight(beta=0.3),))
+    advantage = AdvantageWeighted(beta=0.3, alpha=1)
+    assert value_of(advantage, logp_BL, calm) == pytest.approx(value_of(weighed, logp_BL, calm))
+
+
+def test_at_threshold_0_unlikelihood_is_hard():
+    """The reference falls into its soft form there, and a score of 0.02 then weighs nothing."""
+    logp_BL, batch = random_batch(0, worst=0.02)
+    bad_BL = batch.text_BL & (batch.score_BL > 0)
+    leaf_BL = logp_BL.clone().requires_grad_()
+    Unlikelihood(max_good=0.0)(leaf_BL, batch).value.backward()
+    assert (leaf_BL.grad[bad_BL] > 0).all()
+    assert bad_BL.any()
+
+
+def test_the_gradient_of_unlikelihood_by_hand():
+    """d/dlogp of -log(1 - p) is p / (1 - p)."""
+    logp_BL, batch = random_batch(1)
+    leaf_BL = logp_BL.clone().requires_grad_()
+    loss = Unlikelihood(alpha=0.5)(leaf_BL, batch)
+    loss.value.backward()
+    bad_BL = batch.text_BL & (batch.score_BL > 0)
+    p_BL = logp_BL.exp()
+    by_hand_BL = torch.where(bad_BL, 0.5 * p_BL / (1 - p_BL), -1.0)
+    by_hand_BL = torch.where(batch.text_BL | batch.end_BL, by_hand_BL, 0.0) / loss.weight
+    torch.testing.assert_close(leaf_BL.grad, by_hand_BL)
+
+
+def test_what_is_certain_or_impossible_has_a_finite_unlikelihood_and_gradient():
+    logp = torch.tensor([0.0, -1e-12, -1e-4, -0.69, -0.70, -50.0, -math.inf], requires_grad=True)
+    found = log1m_exp(logp)
+    found.sum().backward()
+    exact = [math.log(1e-20), math.log(1e-12), math.log(-math.expm1(-1e-4)),
+             math.log(1 - math.exp(-0.69)), math.log(1 - math.exp(-0.7)), 0.0, 0.0]  # fmt: skip
+    assert found.tolist() == pytest.approx(exact, rel=1e-6, abs=1e-12)
+    assert logp.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Likelihood(weights=(SpanMask(), RewardWeight(beta=0.1))),
+        Unlikelihood(),
+        Unlikelihood(form="soft"),
+        AdvantageWeighted(beta=0.1),
+    ],
+)
+@pytest.mark.parametrize("poison", [math.nan, -math.inf, math.inf])
+def test_what_does_not_count_never_does(objective, poison):
+    logp_BL, batch = random_batch(5)
+    out_BL = ~(batch.text_BL | batch.end_BL)
+    assert out_BL.any()
+    clean = objective(logp_BL, batch)
+    leaf_BL = torch.where(out_BL, poison, logp_BL).requires_grad_()
+    loss = objective(leaf_BL, batch)
+    loss.value.backward()
+    assert loss.value.item() == clean.value.item()
+    assert (leaf_BL.grad[out_BL] == 0).all()
+    assert leaf_BL.grad.isfinite().all()
+
+
+@given(SEEDS)
+def test_parts_weighed_by_their_weight_give_the_whole(seed):
+    logp_BL, batch = random_batch(seed)
+    for objective in (
+        Likelihood(weights=(SpanMask(),)),
+        Unlikelihood(alpha=0.5),
+        AdvantageWeighted(beta=0.4),
+    ):
+        whole = objective(logp_BL, batch)
+        parts = [
+            objective(logp_BL[i : i + 1], type(batch)(*(field[i : i + 1] for field in batch)))
+            for i in range(len(logp_BL))
+        ]
+        total = sum(part.value * part.weight for part in parts)
+        torch.testing.assert_close(total, whole.value * whole.weight)
+        for name, mean in whole.metrics.items():
+            sums = [part.metrics[name] for part in parts]
+            torch.testing.assert_close(sum(one.total for one in sums), mean.total)
+            assert sum(one.weight for one in sums) == mean.weight
+
+
+def test_only_the_value_is_moved_by_the_error_of_the_value():
+    logp_BL, batch = random_batch(2)
+    leaf_BL = logp_BL.clone().requires_grad_()
+    value_BL = batch.value_BL.clone().requires_grad_()
+    AdvantageWeighted(beta=0.5, alpha=0)(
+        leaf_BL, batch._replace(value_BL=value_BL)
+    ).value.backward()
+    assert (leaf_BL.grad == 0).all()
+    assert value_BL.grad.abs().sum() > 0
+    value_BL.grad = None
+    AdvantageWeighted(beta=0.5, alpha=1)(
+        leaf_BL, batch._replace(value_BL=value_BL)
+    ).value.backward()
+    assert value_BL.grad is None or (value_BL.grad == 0).all()
+
+
+def test_a_weight_grows_with_the_advantage_up_to_its_bound():
+    logp_BL, batch = random_batch(3)
+    low = batch._replace(value_BL=torch.full_like(batch.value_BL, -1e6))
+    loss = AdvantageWeighted(beta=0.1, max_weight=7.0)(logp_BL, low)
+    weight = loss.metrics["weight"]
+    assert (weight.total / weight.weight).item() == pytest.approx(7.0)
+
+
+def test_beta_gives_the_stated_percentile_the_stated_weight():
+    scores = np.concatenate([np.zeros(900), np.linspace(0.01, 1.0, 100)])
+    beta = beta_for(scores, percentile=95, weight=0.1)
+    at = np.percentile(scores[scores > 0], 95)
+    assert math.exp(-at / beta) == pytest.approx(0.1)
+    # A tenth of that weight at twice the score.
+    assert math.exp(-2 * at / beta) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: beta_for([0.0, 0.0]),
+        lambda: beta_for([1.0], weight=1.0),
+        lambda: beta_for([1.0], percentile=101),
+        lambda: RewardWeight(beta=0),
+        lambda: Unlikelihood(alpha=-1),
+        lambda: Unlikelihood(form="firm"),
+        lambda: AdvantageWeighted(beta=1, alpha=2),
+        lambda: AdvantageWeighted(beta=-1),
+        lambda: replace(AdvantageWeighted(beta=1), value_scale=0),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"allowed|must be|expected"):
+        wrong()
+
+
+def test_advantages_without_a_value_head_are_refused():
+    logp_BL, batch = random_batch(0)
+    with pytest.raises(TrainError, match="has no values; train a value head"):
+        AdvantageWeighted(beta=1)(logp_BL, batch._replace(value_BL=None))
