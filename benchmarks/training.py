@@ -28,7 +28,7 @@ from prealign.models.create import LlamaShape, make_model, num_parameters
 from prealign.objectives.likelihood import Likelihood
 from prealign.runs import Check, ResultRow, open_run, write_results
 from prealign.tokens.pack import PackedRows
-from prealign.train.loop import train
+from prealign.train.loop import Phase, train
 from prealign.train.settings import TrainSettings
 
 ROW_TOKENS = 256
@@ -82,7 +82,7 @@ def ours(model: LlamaForCausalLM, vocab_size: int, rows: int, steps: int) -> lis
     )
     with tempfile.TemporaryDirectory() as name:
         run = open_run(Path(name) / "run", {})
-        train(model, Likelihood(), RandomRows(vocab_size, rows * steps), settings, run)
+        train(model, [Phase(Likelihood(), RandomRows(vocab_size, rows * steps))], settings, run)
         elapsed = [0.0, *(row["elapsed_s"] for row in run.rows("metrics"))]
     return [b - a for a, b in pairwise(elapsed)]
 

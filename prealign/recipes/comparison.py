@@ -48,7 +48,7 @@ from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Scorer
 from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.shards import untagged
-from prealign.train.loop import Progress, train
+from prealign.train.loop import Phase, Progress, train
 from prealign.train.settings import TrainSettings
 
 Size = Literal["tiny", "small", "full"]
@@ -159,8 +159,7 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
 
     outcome = train(
         model,
-        arm.objective,
-        packed(data, study, arm, seed),
+        [Phase(arm.objective, packed(data, study, arm, seed))],
         study.train,
         run,
         at_eval=at_eval,

@@ -44,7 +44,7 @@ from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.shards import read_tokens, untagged, write_tokens
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
-from prealign.train.loop import Progress, train
+from prealign.train.loop import Phase, Progress, train
 from prealign.train.settings import TrainSettings
 
 QUESTION = (
@@ -159,7 +159,7 @@ def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
         return [{**row, "final": last} for row in rows]
 
     objective = Conditional(tags_as_targets=True) if is_tagged else Likelihood()
-    train(model, objective, data, settings.train, run, at_eval=look)
+    train(model, [Phase(objective, data)], settings.train, run, at_eval=look)
     save_model(run.path / "model", model, vocabulary, card=f"# first steps: {arm}, seed {seed}\n")
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
 

@@ -7,7 +7,7 @@ started again ends with the same weights, bit for bit, as one that was not (CPU,
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +62,13 @@ class TrainOutcome(NamedTuple):
     """Of the last step; None if nothing counted in it."""
 
 
+class Phase(NamedTuple):
+    """A stretch of training with one objective on some rows."""
+
+    objective: Objective
+    data: Rows
+
+
 AtEval = Callable[[PreTrainedModel, Progress], Iterable[Mapping[str, Any]]]
 """Measures the model, which is under `eval()`, and returns rows for evals.jsonl. Under torchrun
 every process calls it, and must do the same; the rows of rank 0 are kept."""
@@ -69,8 +76,7 @@ every process calls it, and must do the same; the rows of rank 0 are kept."""
 
 def train(
     model: PreTrainedModel,
-    objective: Objective,
-    data: Rows,
+    phases: Sequence[Phase],
     settings: TrainSettings,
     run: RunFolder,
     *,
@@ -79,32 +85,35 @@ def train(
 ) -> TrainOutcome:
     """Train `model` in place on every row once, from the run's checkpoint if it has one.
 
+    One schedule of the learning rate and one optimizer go through all phases.
+
     Under `parallel="fsdp2"` the model is left in shards: its weights are in the newest checkpoint,
     and `prealign.train.checkpoint.load_weights` puts them into a whole model.
 
     Args:
         model: A causal language model of transformers, on any device.
-        objective: The loss.
-        data: The rows.
+        phases: What is learnt, one after the other; most trainings have one. A phase ends with a
+            step of its own, which may lack rows.
         settings: How.
         run: Gets metrics.jsonl, evals.jsonl, log.txt and checkpoints.
         at_eval: Called at evaluation points; the last point is the end, always.
         stop_after_steps: Stop when so many steps are done, with a checkpoint, as if interrupted.
 
     Raises:
-        ConfigError: Rows do not divide among processes and passes.
+        ConfigError: Rows do not divide among processes and passes, there is no phase, or their
+            rows differ in length.
         TrainError: The loss or its gradient is not finite, or the loss has jumped; the state
             before that step is in the newest checkpoint. Or the checkpoint is of another run.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads or threads)
     try:
-        wants_value = getattr(objective, "wants_value", False)
+        wants_value = any(getattr(phase.objective, "wants_value", False) for phase in phases)
         with (
             parallel_group(settings.parallel) as group,
             value_head(model, wanted=wants_value),
         ):
-            trainer = _Trainer(model, objective, data, settings, run, group)
+            trainer = _Trainer(model, phases, settings, run, group)
             with with_attention(model, trainer.attention):
                 outcome = trainer.run(at_eval, stop_after_steps)
             trainer.close()
@@ -120,24 +129,24 @@ class _Trainer:
     def __init__(
         self,
         model: PreTrainedModel,
-        objective: Objective,
-        data: Rows,
+        phases: Sequence[Phase],
         settings: TrainSettings,
         run: RunFolder,
         group: Group,
     ) -> None:
-        self.objective, self.data, self.settings = objective, data, settings
+        self.phases, self.settings = tuple(phases), settings
         self.folder, self.group = run, group
         self.model = model.to(group.device)  # type: ignore[arg-type]
-        self.steps = num_steps(data, settings.batch_rows)
+        self.steps_of = [num_steps(phase.data, settings.batch_rows) for phase in phases]
+        self.steps = sum(self.steps_of)
         self.micro_rows = _micro_rows(settings, group)
-        data_is = data_identity(data)
-        row_tokens = data_is["row_tokens"]
+        data_are = [data_identity(phase.data) for phase in phases]
+        row_tokens = _row_tokens(data_are)
         choices = choose(
             settings,
             group.device,
             num_parameters=sum(p.numel() for p in model.parameters()),
-            num_tokens=data.num_rows * row_tokens // group.size,
+            num_tokens=sum(data["num_rows"] for data in data_are) * row_tokens // group.size,
             row_tokens=row_tokens,
         )
         self.attention = choices.attention if has_attention(model, "sdpa") else None
@@ -148,8 +157,10 @@ class _Trainer:
         self.optimizer = make_optimizer(self.logp, settings)
         self.identity = {
             "train": settings.deciding(),
-            "objective": to_json(objective),
-            "data": data_is,
+            "phases": [
+                {"objective": to_json(phase.objective), "data": data}
+                for phase, data in zip(phases, data_are, strict=True)
+            ],
         }
         self.state = State()
         self.unlogged_tokens, self.unlogged_s = 0, 0.0
@@ -221,17 +232,18 @@ class _Trainer:
             Sums over this process's parts, float64: targets, text tokens, then a total and a weight
             for each of the names, the first of which is the loss; and the names.
         """
-        rows = rows_of_step(step, self.steps, self.settings.batch_rows)
+        phase, steps, at = self._phase_of(step)
+        rows = rows_of_step(at, steps, self.settings.batch_rows)
         own = rows[self.group.rank :: self.group.size]
         starts = range(0, len(own), self.micro_rows)
         sums: list[Tensor] = []
         names: list[str] = []
         for start in starts:
-            part = self.data.rows(own[start : start + self.micro_rows])
+            part = phase.data.rows(own[start : start + self.micro_rows])
             batch = make_batch(part, self.group.device)
             with gradients_apart(self.logp, last=start == starts[-1]):
                 logp_BL, value_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
-                loss = self.objective(logp_BL, batch._replace(value_BL=value_BL))
+                loss = phase.objective(logp_BL, batch._replace(value_BL=value_BL))
                 total = loss.value * loss.weight
                 total.backward()
             names = ["loss_nats", *loss.metrics]
@@ -240,12 +252,22 @@ class _Trainer:
             sums.append(torch.stack([number.double() for number in numbers]))
         return torch.stack(sums).sum(0), names
 
+    def _phase_of(self, step: int) -> tuple[Phase, int, int]:
+        """Return the phase of a step, its number of steps, and the step counted within it."""
+        for phase, steps in zip(self.phases, self.steps_of, strict=True):
+            if step < steps:
+                return phase, steps, step
+            step -= steps
+        raise IndexError(step)
+
     def _check(self, step: int, loss: float | None, norm: float) -> None:
         """Stop before a step that would do harm."""
         if not (math.isfinite(norm) and math.isfinite(loss or 0.0)):
             self._stop(step, f"the loss is {loss}, the norm of its gradient {norm}")
         settings, mean = self.settings, self.state.running_loss
-        calm = step >= max(SPIKES_COUNT_AFTER_STEPS, settings.warmup_steps(self.steps))
+        # Another objective may have another scale: the running mean begins anew with each phase.
+        at = self._phase_of(step)[2]
+        calm = at >= max(SPIKES_COUNT_AFTER_STEPS, settings.warmup_steps(self.steps))
         if settings.spike_factor is None or loss is None or mean is None or not calm:
             return
         if loss > settings.spike_factor * mean > 0:
@@ -268,7 +290,8 @@ class _Trainer:
     ) -> dict[str, Any]:
         """Add a step to the state, log its row if its turn has come, and return it whole."""
         old, loss = self.state, row["loss_nats"]
-        mean = old.running_loss
+        first = self._phase_of(old.step)[2] == 0
+        mean = None if first else old.running_loss
         if loss is not None:
             mean = loss if mean is None else RUNNING_DECAY * mean + (1 - RUNNING_DECAY) * loss
         self.state = State(
@@ -340,6 +363,17 @@ class _Trainer:
         save_checkpoint(
             folder, self.model, self.optimizer, self.state, self.identity, writes=self.group.writes
         )
+
+
+def _row_tokens(data_are: Sequence[Mapping[str, int]]) -> int:
+    """Return the length of every phase's rows."""
+    found = {data["row_tokens"] for data in data_are}
+    if len(found) != 1:
+        raise ConfigError(
+            f"{len(data_are)} phases with rows of {sorted(found)} tokens: give one phase or more, "
+            "all with rows of one length"
+        )
+    return found.pop()
 
 
 def _counts(batch: TokenBatch) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from prealign.objectives.likelihood import Conditional
 from prealign.runs import RunFolder
 from prealign.tokens.encode import END, PAD, SCORED, TAG
 from prealign.tokens.pack import PackedRows
-from prealign.train.loop import train
+from prealign.train.loop import Phase, train
 from prealign.train.settings import TrainSettings
 
 VOCABULARY = 40
@@ -72,14 +72,20 @@ def folder_at(path) -> RunFolder:
 
 
 def trained(
-    path, *, data=None, objective: Objective | None = None, at_eval=None, stop=None, **changes
+    path,
+    *,
+    data=None,
+    objective: Objective | None = None,
+    phases=None,
+    at_eval=None,
+    stop=None,
+    **changes,
 ):
     """Train a fresh model into a run folder, on from its checkpoint; return model and outcome."""
     model = small_model()
     outcome = train(
         model,
-        objective or Conditional(),
-        data or FakeRows(),
+        phases or [Phase(objective or Conditional(), data or FakeRows())],
         settings_of(**changes),
         folder_at(path),
         at_eval=at_eval,

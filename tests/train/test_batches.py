@@ -42,7 +42,8 @@ def test_targets_are_the_next_tokens_and_each_is_of_one_kind():
     assert batch.mode_BL.tolist() == [[2, 2, 2, 0]]
     assert batch.score_BL.tolist() == [[0.5, 0.5, 0.0, 0.0]]
     assert batch.scored_BL.tolist() == [[True, True, False, False]]
-    assert all(t.is_contiguous() for t in batch)
+    assert batch.value_BL is None
+    assert all(t.is_contiguous() for t in batch[:-1])
 
 
 def test_an_end_of_text_is_a_target_but_no_text():

@@ -15,9 +15,10 @@ from prealign.errors import ConfigError, MissingDependency, TrainError
 from prealign.objectives.advantage import AdvantageWeighted
 from prealign.objectives.batch import Loss
 from prealign.objectives.likelihood import Conditional, Likelihood
+from prealign.objectives.unlikelihood import Unlikelihood
 from prealign.runs import RunFolder
 from prealign.train.checkpoint import checkpoints, load_weights
-from prealign.train.loop import train
+from prealign.train.loop import Phase, train
 from tests.train.fakes import (
     FakeRows,
     folder_at,
@@ -56,6 +57,17 @@ class Broken:
         CALLS.append(1)
         factor = self.factor if len(CALLS) == self.step else 1.0
         return Loss(loss.value * factor, loss.weight, loss.metrics)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """An objective whose loss is multiplied by a factor."""
+
+    factor: float
+
+    def __call__(self, logp_BL, batch):
+        loss = Conditional()(logp_BL, batch)
+        return loss._replace(value=loss.value * self.factor)
 
 
 CALLS: list[int] = []
@@ -109,6 +121,70 @@ def test_every_row_of_metrics_says_what_was_seen_and_how_it_went(tmp_path):
             "elapsed_s", "steps"} <= rows[-1].keys()  # fmt: skip
     assert rows[-1]["loss_nats"] == outcome.loss_nats
     assert all(a["elapsed_s"] <= b["elapsed_s"] for a, b in pairwise(rows))
+
+
+class Interleaved:
+    """Two sets of 20 rows: the first five steps of 4 rows read the first set."""
+
+    num_rows = 40
+
+    def __init__(self, first, second):
+        self.parts = first, second
+
+    def rows(self, indices):
+        found = []
+        for index in indices:
+            lane, step = divmod(index, 10)
+            part, at = divmod(step, 5)
+            found.append(self.parts[part].rows([lane * 5 + at]))
+        return type(found[0])(*(np.concatenate(field) for field in zip(*found, strict=True)))
+
+
+def test_two_phases_are_one_training_on_the_rows_of_both(tmp_path):
+    first, second = FakeRows(num_rows=20, seed=1), FakeRows(num_rows=20, seed=2)
+    apart, outcome = trained(
+        tmp_path / "apart", phases=[Phase(Conditional(), first), Phase(Conditional(), second)]
+    )
+    whole, same = trained(tmp_path / "whole", data=Interleaved(first, second))
+    assert_same_weights(apart, whole)
+    assert outcome == same
+
+
+def test_each_phase_has_its_objective_and_ends_with_a_step_of_its_own(tmp_path):
+    phases = [
+        Phase(Conditional(), FakeRows(num_rows=6)),
+        Phase(Unlikelihood(max_good=0.1), FakeRows(num_rows=4)),  # their score is 0.5: all bad
+    ]
+    _, outcome = trained(tmp_path, phases=phases)
+    losses = [row["loss_nats"] for row in RunFolder(tmp_path).rows("metrics")]
+    assert outcome.steps == 3
+    assert [loss > 1 for loss in losses] == [True, True, False]
+
+
+def test_a_run_goes_on_in_the_phase_in_which_it_was_stopped(tmp_path):
+    phases = [Phase(Conditional(), FakeRows(num_rows=20)), Phase(Likelihood(), FakeRows(seed=3))]
+    whole, _ = trained(tmp_path / "whole", phases=phases)
+    for stop in (3, 5, 8):
+        trained(tmp_path / "cut", phases=phases, stop=stop)
+    resumed, _ = trained(tmp_path / "cut", phases=phases)
+    assert_same_weights(whole, resumed)
+    with pytest.raises(TrainError, match="phases"):
+        trained(tmp_path / "cut", phases=phases[:1])
+
+
+def test_a_jump_of_the_loss_between_phases_is_no_spike(tmp_path):
+    small, large = (Phase(Scaled(factor), FakeRows(num_rows=240)) for factor in (1.0, 50.0))
+    _, outcome = trained(tmp_path, phases=[small, large])
+    assert outcome.steps == 120
+
+
+@pytest.mark.parametrize("phases", [[], [FakeRows(), FakeRows(row_tokens=10)]])
+def test_phases_must_be_there_and_fit(tmp_path, phases):
+    with pytest.raises(ConfigError, match="give one phase or more, all with rows of one length"):
+        train(
+            small_model(), [Phase(Likelihood(), data) for data in phases], settings_of(),
+            folder_at(tmp_path),
+        )  # fmt: skip
 
 
 def test_a_value_head_learns_the_reward_and_is_left_behind(tmp_path):
@@ -275,7 +351,7 @@ def test_parts_of_the_model_are_in_training_mode_in_every_step(tmp_path):
     layer = model.model.layers[1]
     layer.register_forward_hook(lambda *_: modes.append({m.training for m in model.modules()}))
     settings = settings_of(evals=5)
-    train(model, Conditional(), FakeRows(), settings, folder_at(tmp_path), at_eval=drawing)
+    train(model, [Phase(Conditional(), FakeRows())], settings, folder_at(tmp_path), at_eval=drawing)
     assert modes == [{True}] * 10
 
 
