@@ -16,7 +16,15 @@ from torch import Tensor
 from prealign.errors import ConfigError, TrainError
 from prealign.objectives.batch import Loss, Mean, TokenBatch
 from prealign.objectives.likelihood import mean_nats
-from prealign.objectives.weights import MAX_WEIGHT, Weights, product
+from prealign.objectives.weights import (
+    MAX_WEIGHT,
+    MEDIAN,
+    TENTH_AT_P95,
+    ScoreAt,
+    Weights,
+    number,
+    product,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +43,13 @@ class AdvantageWeighted:
 
     wants_value: ClassVar[bool] = True
 
-    beta: float
-    """In units of the score; see `prealign.objectives.weights.beta_for`."""
+    beta: float | ScoreAt = TENTH_AT_P95
+    """In units of the score; found in the text before training."""
     alpha: float = 0.5
     """Share of the likelihood; 1 trains no value, and is `RewardWeight` while V is 0."""
     max_weight: float = MAX_WEIGHT
-    value_scale: float = 1.0
-    """A score that is typical of bad text."""
+    value_scale: float | ScoreAt = MEDIAN
+    """A score that is typical of bad text: the median of those above 0."""
     tags_as_targets: bool = False
     weights: tuple[Weights, ...] = ()
     """How much each target counts besides."""
@@ -50,10 +58,9 @@ class AdvantageWeighted:
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"AdvantageWeighted.alpha={self.alpha}: must be in [0, 1]")
         for name in ("beta", "max_weight", "value_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"AdvantageWeighted.{name}={getattr(self, name)}: must be above 0"
-                )
+            value = getattr(self, name)
+            if not isinstance(value, ScoreAt) and not value > 0:
+                raise ConfigError(f"AdvantageWeighted.{name}={value}: must be above 0")
 
     def __call__(self, logp_BL: Tensor, batch: TokenBatch) -> Loss:
         """Return the loss; metrics are text_nats, tag_nats, weight, value_error and value.
@@ -70,9 +77,11 @@ class AdvantageWeighted:
         counted_BL = counted_BL & (factor_BL > 0)
         scored_BL = counted_BL & batch.scored_BL & batch.text_BL
         advantage_BL = torch.where(scored_BL, -batch.score_BL - batch.value_BL, 0.0)
-        exponent_BL = (advantage_BL.detach() / self.beta).clamp(max=math.log(self.max_weight))
+        exponent_BL = (advantage_BL.detach() / number(self.beta)).clamp(
+            max=math.log(self.max_weight)
+        )
         weight_BL = exponent_BL.exp() * factor_BL
-        error_BL = (advantage_BL / self.value_scale).square()
+        error_BL = (advantage_BL / number(self.value_scale)).square()
         nats_BL = torch.where(counted_BL, -logp_BL * weight_BL, 0.0)
 
         count = counted_BL.sum()

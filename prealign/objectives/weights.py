@@ -10,12 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from prealign.errors import ConfigError
+from prealign.errors import ConfigError, TrainError
 from prealign.objectives.batch import TokenBatch
 
 MAX_WEIGHT = 1000.0
@@ -26,6 +24,32 @@ class Weights(Protocol):
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Return the factor of each target, [B, L], float32, finite, 0 or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreAt:
+    """A number in units of the score, to be found in the text: see `prealign.objectives.fit`.
+
+    It is the beta with which exp(-score / beta) is `weight` for the score at a percentile of the
+    bad tokens (of tokens, not of spans: long spans have more of them).
+    """
+
+    percentile: float = 95.0
+    """Of the scores above 0."""
+    weight: float = 0.1
+    """exp(-1) gives the score itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percentile <= 100 or not 0 < self.weight < 1:
+            raise ConfigError(
+                f"ScoreAt: percentile={self.percentile} must be in [0, 100], weight={self.weight} "
+                "between 0 and 1"
+            )
+
+
+TENTH_AT_P95 = ScoreAt()
+MEDIAN = ScoreAt(percentile=50, weight=math.exp(-1))
+"""The score itself that half of the bad tokens reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +75,18 @@ class RewardWeight:
     Reward-weighted regression (Peters and Schaal 2007) as in Korbak et al. 2023
     (https://arxiv.org/abs/2302.08582), where the reward is minus the score. Departures: a score of
     0 has the weight 1 (there exp(0.5 / beta), a constant), tags and ends of text always have it,
-    and beta is to be chosen by `beta_for`, not by hand: their beta of 10 gave the worst and the
-    best token of code nearly the same weight.
+    and beta is chosen by a weight and not by hand: their beta of 10 gave the worst and the best
+    token of code nearly the same weight.
     """
 
-    beta: float
-    """In units of the score."""
+    beta: float | ScoreAt = TENTH_AT_P95
+    """In units of the score; found in the text before training."""
     max_weight: float = MAX_WEIGHT
     """Weights are cut off here; only scores below 0 have weights above 1."""
 
     def __post_init__(self) -> None:
-        if not self.beta > 0 or not self.max_weight > 0:
+        fixed = not isinstance(self.beta, ScoreAt)
+        if (fixed and not number(self.beta) > 0) or not self.max_weight > 0:
             raise ConfigError(
                 f"RewardWeight: beta={self.beta}, max_weight={self.max_weight}: must be above 0"
             )
@@ -69,29 +94,19 @@ class RewardWeight:
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Return the weights, at most `max_weight`."""
         scored_BL = batch.scored_BL & batch.text_BL
-        exponent_BL = torch.where(scored_BL, -batch.score_BL / self.beta, 0.0)
+        exponent_BL = torch.where(scored_BL, -batch.score_BL / number(self.beta), 0.0)
         return exponent_BL.clamp(max=math.log(self.max_weight)).exp()
 
 
-def beta_for(scores: ArrayLike, *, percentile: float = 95.0, weight: float = 0.1) -> float:
-    """Return the beta with which the score at a percentile of the bad ones has a given weight.
-
-    Args:
-        scores: Of tokens (not of spans: long spans have more of them); those above 0 count.
-        percentile: Of the scores above 0, from 0 to 100.
-        weight: exp(-score / beta) there, between 0 and 1.
+def number(value: float | ScoreAt) -> float:
+    """Return a setting that must be a number by now.
 
     Raises:
-        ConfigError: The percentile or the weight is out of its range, or no score is above 0.
+        TrainError: It is still to be found in the text.
     """
-    bad = np.asarray(scores, dtype=np.float64)
-    bad = bad[bad > 0]
-    if not 0 <= percentile <= 100 or not 0 < weight < 1 or not bad.size:
-        raise ConfigError(
-            f"beta_for: percentile={percentile} (allowed: 0 to 100), weight={weight} (between 0 "
-            f"and 1), {bad.size} scores above 0 (at least one is needed)"
-        )
-    return float(np.percentile(bad, percentile) / -math.log(weight))
+    if isinstance(value, ScoreAt):
+        raise TrainError(f"{value}: not found yet; call prealign.objectives.fit.fitted first")
+    return value
 
 
 def bad_text(batch: TokenBatch, max_good: float) -> Tensor:

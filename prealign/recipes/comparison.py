@@ -6,7 +6,6 @@ thread; each can be killed at any time and goes on when the command is given aga
 """
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from prealign.evals.samples import (
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import save_model
 from prealign.models.sample import Sampling
-from prealign.objectives.batch import Objective
+from prealign.recipes.arms import Arm, phases_of
 from prealign.recipes.data import (
     CorpusSettings,
     Prepared,
@@ -46,9 +45,7 @@ from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Scorer
-from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.shards import untagged
-from prealign.train.loop import Phase, Progress, train
+from prealign.train.loop import Progress, train
 from prealign.train.settings import TrainSettings
 
 Size = Literal["tiny", "small", "full"]
@@ -59,20 +56,6 @@ HELDOUT = (
     Condition(name="after a prompt", prompts="heldout"),
 )
 """Where samples start from, for the text itself; the last needs to know where prompts begin."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One way to train."""
-
-    name: str
-    objective: Objective
-    tagged: bool
-    """The text carries its tags."""
-    conditions: tuple[Condition, ...]
-    """How it is sampled at the end; the first is its headline, and its curve."""
-    loss_tags: tuple[str, ...]
-    """How held-out text is read at the end; the first is its headline, and its curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +142,14 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
 
     outcome = train(
         model,
-        [Phase(arm.objective, packed(data, study, arm, seed))],
+        phases_of(
+            arm,
+            data,
+            seed=seed,
+            text_tokens=study.text_tokens,
+            row_tokens=study.shape.max_tokens,
+            say=run.log,
+        ),
         study.train,
         run,
         at_eval=at_eval,
@@ -173,24 +163,6 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     seconds = time.perf_counter() - started
     done = {"wall_s": seconds, "parameters": sum(p.numel() for p in model.parameters())}
     write_atomic(run.path / "done.json", json.dumps(done | {"steps": outcome.steps}))
-
-
-def packed(data: Prepared, study: Comparison, arm: Arm, seed: int) -> Packed:
-    """Return the arm's rows: the seed's order of documents, cut at the budget of text tokens."""
-    if arm.tagged and not data.tagged.header["tags"]:
-        raise DataError(
-            f"arm {arm.name!r}: is to read tags, but the corpus has none: every span is untagged; "
-            "look at it with `prealign show`"
-        )
-    shard = data.tagged if arm.tagged else untagged(data.tagged)
-    return Packed(
-        shard=shard,
-        order=shuffled_order(shard.document_ids, seed),
-        row_tokens=study.shape.max_tokens,
-        text_token_budget=study.text_tokens,
-        inert_id=data.vocabulary.inert_id,
-        epochs=max(1, math.ceil(study.text_tokens / shard.num_text_tokens)),
-    )
 
 
 def measure_arm(
@@ -308,9 +280,9 @@ def speaker(console: Console, run: RunFolder) -> Callable[[str], None]:
 
 def card(study: Comparison, arm: Arm, seed: int) -> str:
     """Return the text of the model's card."""
+    objectives = ", then ".join(f"`{type(stage.objective).__name__}`" for stage in arm.stages)
     return (
         f"# {study.title}: {arm.name}, seed {seed}\n\n{study.question}\n\n"
-        f"Trained on {study.text_tokens:,} text tokens with `prealign`; "
-        f"objective `{type(arm.objective).__name__}`, "
+        f"Trained on {study.text_tokens:,} text tokens with `prealign`; objective {objectives}, "
         f"{'with' if arm.tagged else 'without'} tags in the text.\n"
     )

@@ -14,7 +14,8 @@ from prealign.evals.samples import Condition, parses_as_python, python_starts
 from prealign.models.create import LlamaShape
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
-from prealign.recipes.comparison import Arm, Comparison, Measuring, Size
+from prealign.recipes.arms import Arm, Stage
+from prealign.recipes.comparison import Comparison, Measuring, Size
 from prealign.recipes.data import CorpusSettings
 from prealign.score.pep8 import Pycodestyle
 from prealign.score.segment import Lines
@@ -40,8 +41,7 @@ SIZES = {
 
 MLE = Arm(
     name="mle",
-    objective=Likelihood(),
-    tagged=False,
+    stages=(Stage(objective=Likelihood()),),
     conditions=(
         Condition(name="continues code", prompts="heldout"),
         Condition(name="untagged"),
@@ -51,8 +51,7 @@ MLE = Arm(
 )
 CONDITIONAL = Arm(
     name="conditional",
-    objective=Conditional(tags_as_targets=True),
-    tagged=True,
+    stages=(Stage(objective=Conditional(tags_as_targets=True), tagged=True),),
     conditions=(
         Condition(
             name="continues code, good each line",

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from prealign.errors import ConfigError, TrainError
 from prealign.objectives.advantage import AdvantageWeighted
+from prealign.objectives.fit import fitted, weight_table
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.objectives.unlikelihood import Unlikelihood, log1m_exp
-from prealign.objectives.weights import RewardWeight, SpanMask, beta_for
+from prealign.objectives.weights import RewardWeight, ScoreAt, SpanMask
 from tests.objectives import oracle
 from tests.objectives.oracle import TEXT, random_batch
 
@@ -76,12 +77,14 @@ def test_limits_are_the_plain_likelihood(seed):
     good = calm._replace(score_BL=torch.zeros_like(batch.score_BL))
     weighed = Likelihood(weights=(RewardWeight(beta=1e12),))
     assert value_of(weighed, logp_BL, batch) == pytest.approx(plain)
-    assert value_of(AdvantageWeighted(beta=1e12, alpha=1), logp_BL, batch) == pytest.approx(plain)
+    assert value_of(
+        AdvantageWeighted(beta=1e12, alpha=1, value_scale=1), logp_BL, batch
+    ) == pytest.approx(plain)
     for objective in (
         Likelihood(weights=(SpanMask(), RewardWeight(beta=0.01))),
         Unlikelihood(alpha=2),
         Unlikelihood(alpha=2, form="soft"),
-        AdvantageWeighted(beta=0.01, alpha=1),
+        AdvantageWeighted(beta=0.01, alpha=1, value_scale=1),
     ):
         assert value_of(objective, logp_BL, good) == pytest.approx(plain)
 
@@ -100,7 +103,7 @@ def test_advantage_weighting_without_a_value_is_reward_weighting(seed):
     logp_BL, batch = random_batch(seed)
     calm = batch._replace(value_BL=torch.zeros_like(batch.value_BL))
     weighed = Likelihood(weights=(RewardWeight(beta=0.3),))
-    advantage = AdvantageWeighted(beta=0.3, alpha=1)
+    advantage = AdvantageWeighted(beta=0.3, alpha=1, value_scale=1)
     assert value_of(advantage, logp_BL, calm) == pytest.approx(value_of(weighed, logp_BL, calm))
 
 
@@ -143,7 +146,7 @@ def test_what_is_certain_or_impossible_has_a_finite_unlikelihood_and_gradient():
         Likelihood(weights=(SpanMask(), RewardWeight(beta=0.1))),
         Unlikelihood(),
         Unlikelihood(form="soft"),
-        AdvantageWeighted(beta=0.1),
+        AdvantageWeighted(beta=0.1, value_scale=1),
     ],
 )
 @pytest.mark.parametrize("poison", [math.nan, -math.inf, math.inf])
@@ -166,7 +169,7 @@ def test_parts_weighed_by_their_weight_give_the_whole(seed):
     for objective in (
         Likelihood(weights=(SpanMask(),)),
         Unlikelihood(alpha=0.5),
-        AdvantageWeighted(beta=0.4),
+        AdvantageWeighted(beta=0.4, value_scale=1),
     ):
         whole = objective(logp_BL, batch)
         parts = [
@@ -185,13 +188,13 @@ def test_only_the_value_is_moved_by_the_error_of_the_value():
     logp_BL, batch = random_batch(2)
     leaf_BL = logp_BL.clone().requires_grad_()
     value_BL = batch.value_BL.clone().requires_grad_()
-    AdvantageWeighted(beta=0.5, alpha=0)(
+    AdvantageWeighted(beta=0.5, alpha=0, value_scale=1)(
         leaf_BL, batch._replace(value_BL=value_BL)
     ).value.backward()
     assert (leaf_BL.grad == 0).all()
     assert value_BL.grad.abs().sum() > 0
     value_BL.grad = None
-    AdvantageWeighted(beta=0.5, alpha=1)(
+    AdvantageWeighted(beta=0.5, alpha=1, value_scale=1)(
         leaf_BL, batch._replace(value_BL=value_BL)
     ).value.backward()
     assert value_BL.grad is None or (value_BL.grad == 0).all()
@@ -200,26 +203,47 @@ def test_only_the_value_is_moved_by_the_error_of_the_value():
 def test_a_weight_grows_with_the_advantage_up_to_its_bound():
     logp_BL, batch = random_batch(3)
     low = batch._replace(value_BL=torch.full_like(batch.value_BL, -1e6))
-    loss = AdvantageWeighted(beta=0.1, max_weight=7.0)(logp_BL, low)
+    loss = AdvantageWeighted(beta=0.1, max_weight=7.0, value_scale=1)(logp_BL, low)
     weight = loss.metrics["weight"]
     assert (weight.total / weight.weight).item() == pytest.approx(7.0)
 
 
 def test_beta_gives_the_stated_percentile_the_stated_weight():
     scores = np.concatenate([np.zeros(900), np.linspace(0.01, 1.0, 100)])
-    beta = beta_for(scores, percentile=95, weight=0.1)
+    found = fitted(RewardWeight(beta=ScoreAt(percentile=95, weight=0.1)), scores)
     at = np.percentile(scores[scores > 0], 95)
-    assert math.exp(-at / beta) == pytest.approx(0.1)
+    assert math.exp(-at / found.beta) == pytest.approx(0.1)
     # A tenth of that weight at twice the score.
-    assert math.exp(-2 * at / beta) == pytest.approx(0.01)
+    assert math.exp(-2 * at / found.beta) == pytest.approx(0.01)
+    assert "p95: 0.1" in weight_table(scores, found.beta)
+    assert "(10.0%)" in weight_table(scores, found.beta)
+
+
+def test_what_is_to_be_found_in_the_text_is_found_wherever_it_stands():
+    scores = np.array([0.0, 0.2, 0.4, 0.6])
+    nested = Conditional(weights=(SpanMask(max_good=0.5), RewardWeight()))
+    found = fitted(nested, scores)
+    assert found.weights[0] == SpanMask(max_good=0.5)
+    assert found.weights[1].beta == pytest.approx(0.58 / math.log(10))
+    advantage = fitted(AdvantageWeighted(), scores)
+    assert advantage.value_scale == pytest.approx(0.4)
+    assert fitted(advantage, scores) == advantage
+    with pytest.raises(ConfigError, match="no score is above 0"):
+        fitted(nested, np.zeros(3))
+
+
+def test_what_was_not_found_cannot_be_trained_with():
+    logp_BL, batch = random_batch(0)
+    for objective in (Likelihood(weights=(RewardWeight(),)), AdvantageWeighted()):
+        with pytest.raises(TrainError, match=r"not found yet; call prealign\.objectives\.fit"):
+            objective(logp_BL, batch)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: beta_for([0.0, 0.0]),
-        lambda: beta_for([1.0], weight=1.0),
-        lambda: beta_for([1.0], percentile=101),
+        lambda: ScoreAt(weight=1.0),
+        lambda: ScoreAt(percentile=101),
         lambda: RewardWeight(beta=0),
         lambda: Unlikelihood(alpha=-1),
         lambda: Unlikelihood(form="firm"),
@@ -229,11 +253,11 @@ def test_beta_gives_the_stated_percentile_the_stated_weight():
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ConfigError, match=r"allowed|must be|expected"):
+    with pytest.raises(ConfigError, match=r"must be|expected"):
         wrong()
 
 
 def test_advantages_without_a_value_head_are_refused():
     logp_BL, batch = random_batch(0)
     with pytest.raises(TrainError, match="has no values; train a value head"):
-        AdvantageWeighted(beta=1)(logp_BL, batch._replace(value_BL=None))
+        AdvantageWeighted(beta=1, value_scale=1)(logp_BL, batch._replace(value_BL=None))

@@ -1,12 +1,11 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from prealign.config import override
 from prealign.errors import ConfigError, DataError
 from prealign.recipes import pep8
-from prealign.recipes.comparison import measure_heldout, packed, prompts_for, smaller
+from prealign.recipes.comparison import measure_heldout, prompts_for, smaller
 from prealign.recipes.data import Prepared, bad_prompts, heldout_prompts, thinned
 from prealign.text.document import Document, Span
 from prealign.text.scheme import GOOD_BAD
@@ -38,13 +37,6 @@ def test_arms_differ_in_tags_and_objective_alone():
     assert (plain.tagged, tagged.tagged) == (False, True)
     assert {c.name for c in tagged.conditions} >= {"good, each line", "good, once", "no tag"}
     assert tagged.loss_tags == ("true tags", "no tags", "all good")
-
-
-def test_an_arm_that_should_read_tags_refuses_a_corpus_without():
-    data = SimpleNamespace(tagged=SimpleNamespace(header={"tags": 0}))
-    study = pep8.recipe("tiny")
-    with pytest.raises(DataError, match="arm 'conditional': is to read tags, but the corpus has"):
-        packed(data, study, study.arms[1], seed=0)
 
 
 def test_bad_prompts_are_the_worst_stretches_worst_first():

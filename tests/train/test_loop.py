@@ -188,7 +188,7 @@ def test_phases_must_be_there_and_fit(tmp_path, phases):
 
 
 def test_a_value_head_learns_the_reward_and_is_left_behind(tmp_path):
-    objective = AdvantageWeighted(beta=1.0, alpha=0.5)
+    objective = AdvantageWeighted(beta=1.0, alpha=0.5, value_scale=1.0)
     model, _ = trained(tmp_path, objective=objective, lr=0.05)  # the rows' score is 0.5
     rows = RunFolder(tmp_path).rows("metrics")
     assert rows[0]["value"] == 0
@@ -200,7 +200,7 @@ def test_a_value_head_learns_the_reward_and_is_left_behind(tmp_path):
 
 
 def test_a_value_head_goes_on_from_a_checkpoint(tmp_path):
-    objective = AdvantageWeighted(beta=1.0)
+    objective = AdvantageWeighted(beta=1.0, value_scale=1.0)
     whole, _ = trained(tmp_path / "whole", objective=objective)
     trained(tmp_path / "cut", objective=objective, stop=4)
     resumed, _ = trained(tmp_path / "cut", objective=objective)

@@ -1,0 +1,120 @@
+"""Arms: what differs between the trainings of a comparison, and the rows each of them reads."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from prealign.errors import ConfigError, DataError
+from prealign.evals.samples import Condition
+from prealign.objectives.batch import Objective
+from prealign.objectives.fit import fitted
+from prealign.recipes.data import Prepared
+from prealign.tokens.encode import END, SCORED, TAG
+from prealign.tokens.pack import Packed, shuffled_order
+from prealign.tokens.select import Hidden, best_documents, stretches
+from prealign.tokens.shards import TokenShard, untagged
+from prealign.train.loop import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of an arm's training, up to a share of its text tokens."""
+
+    objective: Objective
+    tagged: bool = False
+    """The text carries its tags."""
+    hide_above: float | None = None
+    """Text of spans with a higher score is hidden; None: all is seen."""
+    until_share: float = 1.0
+    """Where the stage ends, as a share of the arm's text tokens; the last ends at 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    conditions: tuple[Condition, ...]
+    """How it is sampled at the end; the first is its headline, and its curve."""
+    loss_tags: tuple[str, ...]
+    """How held-out text is read at the end; the first is its headline, and its curve."""
+    best_share: float = 1.0
+    """Documents with the lowest mean scores that are kept, as a share; 1: all."""
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.conditions or not self.loss_tags:
+            raise ConfigError(
+                f"arm {self.name!r}: needs a stage, a condition and a way to read held-out text"
+            )
+
+    @property
+    def tagged(self) -> bool:
+        """Some of its text carries tags."""
+        return any(stage.tagged for stage in self.stages)
+
+
+def phases_of(
+    arm: Arm,
+    data: Prepared,
+    *,
+    seed: int,
+    text_tokens: int,
+    row_tokens: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Phase]:
+    """Return what the arm trains on: the seed's order of documents, cut at the budget of text.
+
+    All arms that keep all documents read the same text in the same order. A filtered arm reads
+    the documents that are left, again and again if they hold less text than the budget.
+
+    Args:
+        arm: Its stages.
+        data: The corpus.
+        seed: Of the order.
+        text_tokens: Of all stages together.
+        row_tokens: Targets in a row, tags included.
+        say: Is told what was found in the text for an objective.
+
+    Raises:
+        DataError: Tags or scores are asked for that the corpus does not have, or several stages
+            need more text than there is.
+    """
+    shard = data.tagged
+    if arm.tagged and not shard.header["tags"]:
+        raise DataError(
+            f"arm {arm.name!r}: is to read tags, but the corpus has none: every span is untagged; "
+            "look at it with `prealign show`"
+        )
+    order = shuffled_order(shard.document_ids, seed)
+    if arm.best_share < 1:
+        kept = best_documents(shard, order, arm.best_share)
+        say(f"keeps {len(kept):,} of {len(order):,} documents, the best {arm.best_share:.0%}")
+        order = kept
+    scores = text_scores(shard)
+    phases = []
+    parts = stretches(shard, order, text_tokens, [stage.until_share for stage in arm.stages])
+    for stage, part in zip(arm.stages, parts, strict=True):
+        there = int(shard.text_lengths[part.order].sum())
+        packed = Packed(
+            shard=shard if stage.tagged else untagged(shard),
+            order=part.order,
+            row_tokens=row_tokens,
+            text_token_budget=part.text_tokens,
+            inert_id=data.vocabulary.inert_id,
+            epochs=max(1, math.ceil(part.text_tokens / there)),
+        )
+        rows = packed if stage.hide_above is None else Hidden(packed, max_good=stage.hide_above)
+        objective = fitted(stage.objective, scores)
+        if objective != stage.objective:
+            say(f"found in the text: {objective}")
+        phases.append(Phase(objective, rows))
+    return phases
+
+
+def text_scores(shard: TokenShard) -> np.ndarray:
+    """Return the scores of all text tokens that have one."""
+    is_text = ((shard.flags & SCORED) != 0) & ((shard.flags & (TAG | END)) == 0)
+    return np.asarray(shard.score[is_text])
