@@ -51,6 +51,8 @@ class CorpusSettings:
     """Held-out text that is read for the loss, at most."""
     dropout_share: float = 0.1
     """Share of segments that get no tag, so that untagged text is in distribution."""
+    bare_documents_share: float = 0.0
+    """Share of documents that get no tag at all."""
     processes: int = 2
 
 
@@ -101,6 +103,7 @@ def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line
             vocabulary=vocabulary,
             score=settings.scorer.name,
             dropout_share=settings.dropout_share,
+            bare_documents_share=settings.bare_documents_share,
         )
         write_tokens(folder / "tokens", _split(annotated, settings, "train"), encoder)
     heldout = _heldout(annotated, settings)

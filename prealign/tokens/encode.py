@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ SCORED = 4
 """Flag: its span has a score."""
 PAD = 8
 """Flag: padding of a last row (`prealign.tokens.pack`)."""
+WHOLE = -1
+"""The index of a span that stands for the whole document, where something is hashed."""
 MAX_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -67,7 +70,7 @@ class Encoder:
 
     Raises:
         DataError: `all_mode` is not in the scheme.
-        ConfigError: `dropout_share` is not in [0, 1], or above 0 with modes that enclose; or
+        ConfigError: A share is not in [0, 1], `dropout_share` above 0 with modes that enclose, or
             `all_mode` is given together with `tagging="none"`.
     """
 
@@ -80,6 +83,9 @@ class Encoder:
     """Give every span this one mode instead of its own, as in "all good"."""
     dropout_share: float = 0.0
     """Share of spans that get no tag, so that untagged text is not foreign to the model."""
+    bare_documents_share: float = 0.0
+    """Share of documents that get no tag at all. Dropping single tags leaves hardly any long
+    stretch without one, so a model that is to read untagged text needs such documents."""
     seed: int = 0
     """Of the dropout."""
 
@@ -94,8 +100,9 @@ class Encoder:
                     f"all_mode={self.all_mode!r} says which tags to write, tagging='none' to write "
                     "none; drop one of them"
                 )
-        if not 0 <= self.dropout_share <= 1:
-            raise ConfigError(f"dropout_share={self.dropout_share}: expected a share in [0, 1]")
+        for name in ("dropout_share", "bare_documents_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1]")
         enclosing = [mode.name for mode in scheme.modes if mode.close]
         if self.dropout_share > 0 and enclosing:
             raise ConfigError(
@@ -172,6 +179,10 @@ class Encoder:
 
     def _kept(self, document: Document) -> Iterator[bool]:
         """Yield whether the tags in front of each span are kept, and those behind the last."""
+        bare = self.bare_documents_share
+        if bare > 0 and uniform(document.id, WHOLE, self.seed) < bare:
+            yield from repeat(False, len(document.spans) + 1)
+            return
         for index in range(len(document.spans)):
             share = self.dropout_share
             yield share == 0 or uniform(document.id, index, self.seed) >= share

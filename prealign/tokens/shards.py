@@ -29,6 +29,9 @@ from prealign.tokens.tokenizer import utf8
 SCHEMA_VERSION = 1
 COLUMNS = {"mode": "<u1", "score": "<f4", "flags": "<u1"}
 ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
+ENCODER_SETTINGS = (
+    "score", "tagging", "all_mode", "dropout_share", "bare_documents_share", "seed",
+)  # fmt: skip
 BATCH_CHARS = 2**20
 """Text that is encoded at once: what bounds the memory."""
 BATCH_DOCUMENTS = 2**12
@@ -210,10 +213,7 @@ class _Writer:
         if encoder.score is not None and encoder.score not in self.score_names:
             found = ", ".join(sorted(self.score_names)) or "none at all"
             raise DataError(f"no span has a score {encoder.score!r}; the documents have: {found}")
-        settings = {
-            key: getattr(encoder, key)
-            for key in ("score", "tagging", "all_mode", "dropout_share", "seed")
-        }
+        settings = {key: getattr(encoder, key) for key in ENCODER_SETTINGS}
         return {
             "schema_version": SCHEMA_VERSION,
             "id_type": self.id_type,

@@ -212,6 +212,17 @@ def test_a_tag_that_is_kept_at_a_higher_share_is_kept_at_a_lower_one():
     assert kept[0] < kept[1]
 
 
+def test_some_documents_have_no_tag_at_all_and_the_others_all_of_theirs():
+    documents = [lines(str(i), "x\ny\nz\n") for i in range(400)]
+    encoded = Encoder(vocabulary=vocabulary(), bare_documents_share=0.25, seed=1)(documents)
+    tags = [int((one.flags & TAG != 0).sum()) for one in encoded]
+    assert set(tags) == {0, 3}
+    assert 70 < tags.count(0) < 130
+    assert all((one.mode > 0).any() for one in encoded)
+    other = Encoder(vocabulary=vocabulary(), bare_documents_share=0.25, seed=2)(documents)
+    assert tags != [int((one.flags & TAG != 0).sum()) for one in other]
+
+
 def test_the_hash_of_dropout_is_the_same_on_every_machine():
     draws = [uniform(name, index, seed) for name, index, seed in [("a", 0, 0), ("\u65e5", 7, -1)]]
     assert draws == [0.4189000096786685, 0.18478743756399119]
@@ -224,6 +235,8 @@ def test_settings_that_contradict_each_other_are_refused():
         Encoder(vocabulary=two, dropout_share=0.1)
     with pytest.raises(ConfigError, match=r"dropout_share=-0\.1"):
         Encoder(vocabulary=v, dropout_share=-0.1)
+    with pytest.raises(ConfigError, match=r"bare_documents_share=1\.5"):
+        Encoder(vocabulary=v, bare_documents_share=1.5)
     with pytest.raises(ConfigError, match="dropout_share=nan"):
         Encoder(vocabulary=v, dropout_share=math.nan)
     with pytest.raises(ConfigError, match="tagging='all'"):

@@ -66,7 +66,8 @@ def test_the_header_counts_what_is_there(tmp_path):
     assert header["tokens"] == header["text_tokens"] + header["tags"] + header["documents"]
     assert header["shifted_tags"] == encoder(dropout_share=0.2, seed=5)([cut])[0].num_shifted
     assert header["encoder"] == {
-        "score": "s", "tagging": "own", "all_mode": None, "dropout_share": 0.2, "seed": 5,
+        "score": "s", "tagging": "own", "all_mode": None, "dropout_share": 0.2,
+        "bare_documents_share": 0.0, "seed": 5,
     }  # fmt: skip
     assert header["vocabulary"] == vocabulary().fingerprint
 
