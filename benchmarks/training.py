@@ -144,11 +144,24 @@ def child(arm: str, size: str) -> dict[str, float]:
     return found
 
 
+def held(out: Path, sizes: list[str]) -> tuple[list[ResultRow], list[Check], dict[str, Any]]:
+    """Return what a results file holds of sizes other than these, and when it was measured."""
+    data = json.loads(out.read_text())
+    rows = [ResultRow(**row) for row in data["rows"] if row["arm"].rsplit(", ")[-1] not in sizes]
+    checks = [Check(**one) for one in data["checks"] if one["what"].split(":")[0] not in sizes]
+    earlier = {key: data[key] for key in ("command", "commit", "date", "wall_s")}
+    kept = sorted({row.arm.rsplit(", ")[-1] for row in rows})
+    return rows, checks, {"earlier": [*data.get("earlier", []), {"sizes": kept, **earlier}]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/training.json"))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what --out holds of the other sizes"
+    )
     parser.add_argument("--one", choices=ARMS, help="one arm of one size, in this process")
     arguments = parser.parse_args()
     if arguments.one:
@@ -156,8 +169,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     began = time.monotonic()
-    rows: list[ResultRow] = []
-    checks: list[Check] = []
+    rows, checks, kept = held(arguments.out, arguments.sizes) if arguments.keep else ([], [], {})
     for size in arguments.sizes:
         found: dict[str, list[float]] = {arm: [] for arm in ARMS}
         tops = []
@@ -207,6 +219,7 @@ def main() -> None:
         wall_s=time.monotonic() - began,
         rows=rows,
         checks=checks,
+        extra=kept,
     )
 
 
