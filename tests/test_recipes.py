@@ -53,6 +53,41 @@ def test_a_recipe_runs_ends_and_is_left_alone_when_it_is_done(
     assert weights.stat().st_mtime_ns == written
 
 
+@pytest.mark.timeout(400)
+def test_labels_of_a_file_become_a_pair_of_models_and_a_report(monkeypatch, tmp_path, capfd):
+    file = tmp_path / "mine.csv"
+    kind = ["thank you so much", "what a lovely day", "I agree with you", "see you soon"]
+    rude = ["shut up you fool", "what a stupid fool", "I hate you fool", "you stupid liar"]
+    lines = [
+        f"{(rude if i % 3 == 0 else kind)[i % 4]} {i} times,{'bad' if i % 3 == 0 else 'fine'}\n"
+        for i in range(400)
+    ]
+    file.write_text("said,how\n" + "".join(lines))
+    out = tmp_path / "run"
+    command = ["prealign", "run", "labels", *TINIER, f"path={file}", "text=said", "label=how",
+               "bad=bad", "vocab_size=300", "samples=4", "--out", str(out)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    said = capfd.readouterr()
+    assert not leaving.value.code, said.err
+    assert "the classifier tells bad from good held-out texts" in said.out.replace("\n", " ")
+    meta = json.loads((out / "classifier" / "classifier.json").read_text())
+    assert meta["heldout"]["auc"] > 0.9
+    samples = (out / "conditional-seed0" / "samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["condition"] for line in samples} == {"good", "no tag", "bad"}
+    assert (out / "report.html").exists()
+
+
+def test_labels_without_a_file_say_what_to_give(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(sys, "argv", ["prealign", "run", "labels", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    assert "needs a file: path=FILE.csv" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_settings_do_not_touch_a_run_that_is_there(monkeypatch, tmp_path, capfd):
     out = tmp_path / "run"
     out.mkdir()

@@ -139,6 +139,7 @@ def real_writings(
     vocabulary: Vocabulary,
     *,
     max_text_tokens: int,
+    cut: bool = True,
 ) -> list[Writing]:
     """Return what a text itself says after its prompts, cut like samples.
 
@@ -150,12 +151,16 @@ def real_writings(
         pairs: Prompts and all that follows them in the text.
         vocabulary: Counts the tokens.
         max_text_tokens: As in `Sampling`.
+        cut: As in `write_samples`.
     """
     writings = []
     for prompt, rest in pairs:
         ids = vocabulary.encode_text(rest)
         written = ids[:max_text_tokens]
-        text = rest if len(ids) <= max_text_tokens else whole_lines(vocabulary.decode_text(written))
+        text = rest
+        if len(ids) > max_text_tokens:
+            text = vocabulary.decode_text(written)
+            text = whole_lines(text) if cut else text
         writings.append(Writing(condition, 0, prompt, prompt + text, None, tuple(written), 0.0))
     return writings
 
@@ -199,7 +204,11 @@ def judge(writings: Sequence[Writing], scorer: Scorer) -> list[Writing]:
 
 
 def measure(
-    writings: Sequence[Writing], *, unit: str, parses: Callable[[str], bool] | None = None
+    writings: Sequence[Writing],
+    *,
+    unit: str,
+    hit_above: float = 0.0,
+    parses: Callable[[str], bool] | None = None,
 ) -> list[dict[str, Any]]:
     """Return one row per metric of a condition's writings (docs/formats.md, evals.jsonl).
 
@@ -221,7 +230,7 @@ def measure(
 
     if scores:
         add("mean_score", unit, mean_interval(scores))
-        add("hit_share", "share", mean_interval([score > 0 for score in scores]))
+        add("hit_share", "share", mean_interval([score > hit_above for score in scores]))
     if len(scores) >= MAX_OF:
         add(f"expected_max_{MAX_OF}", unit, expected_max(scores, of=MAX_OF))
     add("unscored", "samples", float(len(writings) - len(scored)))

@@ -7,7 +7,7 @@ thread; each can be killed at any time and goes on when the command is given aga
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ HELDOUT = (
     Condition(name="after a bad prompt", prompts="bad"),
     Condition(name="after a prompt", prompts="heldout"),
 )
-"""Where samples start from, for the text itself; the last needs to know where prompts begin."""
+"""Where samples start from, for the text itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,8 @@ class Measuring:
     scorer: Scorer
     """Judges samples."""
     unit: str = "per character"
+    hit_above: float = 0.0
+    """A sample with a higher score counts as a hit."""
     sampling: Sampling
     samples: int = 512
     """Per condition, at the end."""
@@ -72,6 +74,8 @@ class Measuring:
     """At each evaluation point before the end."""
     curve_bytes: int = 60_000
     """Held-out text read at each evaluation point before the end."""
+    cut_lines: bool = True
+    """Samples that ran out of tokens end with their last whole line."""
     parses: Callable[[str], bool] | None = None
     starts: Callable[[str], list[int]] | None = None
     """Where in a held-out text a prompt may begin; None: conditions that need prompts are not
@@ -105,7 +109,7 @@ class Comparison:
         study = open_study(out, self)
         say = speaker(console, study)
         prepared = prepare(self.corpus, out, say)
-        study.rewrite("evals", measure_heldout(prepared, self.measuring))
+        study.rewrite("evals", measure_heldout(prepared, self.measuring, self.arms))
         jobs = [
             (f"{arm.name}-seed{seed}", train_and_measure, (self, out, arm.name, seed))
             for seed in range(self.first_seed, self.first_seed + self.seeds)
@@ -191,9 +195,10 @@ def measure_arm(
             count=count,
             seed=seed,
             prompts=[prompt.document for prompt in prompts],
+            cut=what.cut_lines,
         )
         judged = judge(writings, what.scorer)
-        rows += measure(judged, unit=what.unit, parses=what.parses)
+        rows += measure(judged, unit=what.unit, hit_above=what.hit_above, parses=what.parses)
         samples += [sample_row(writing) for writing in judged]
     for tags in arm.loss_tags[:1] if curve else arm.loss_tags:
         reading = read_documents(
@@ -232,10 +237,11 @@ def prompts_for(condition: Condition, heldout: list[Document], what: Measuring) 
     return found
 
 
-def measure_heldout(data: Prepared, what: Measuring) -> list[dict[str, Any]]:
+def measure_heldout(data: Prepared, what: Measuring, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Return what the held-out text itself scores, from where samples start and cut like them."""
     rows = []
-    for condition in HELDOUT[: None if what.starts else -1]:
+    asked = {condition.prompts for arm in arms for condition in arm.conditions}
+    for condition in (one for one in HELDOUT if one.prompts in asked):
         if condition.prompts == "none":
             pairs = [("", document.text) for document in data.heldout]
         else:
@@ -243,9 +249,19 @@ def measure_heldout(data: Prepared, what: Measuring) -> list[dict[str, Any]]:
                 (prompt.document.text, prompt.origin.text[prompt.end_char :])
                 for prompt in prompts_for(condition, data.heldout, what)
             ]
-        length = what.sampling.max_text_tokens
-        writings = real_writings(condition.name, pairs, data.vocabulary, max_text_tokens=length)
-        rows += measure(judge(writings, what.scorer), unit=what.unit, parses=what.parses)
+        writings = real_writings(
+            condition.name,
+            pairs,
+            data.vocabulary,
+            max_text_tokens=what.sampling.max_text_tokens,
+            cut=what.cut_lines,
+        )
+        rows += measure(
+            judge(writings, what.scorer),
+            unit=what.unit,
+            hit_above=what.hit_above,
+            parses=what.parses,
+        )
     return [{**row, "final": True} for row in rows]
 
 

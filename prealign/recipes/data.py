@@ -5,6 +5,7 @@ A stage that finds its finished folder reads it; one that was interrupted goes o
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,22 @@ from typing import Any, NamedTuple
 
 from prealign.config import to_json
 from prealign.corpora.clean import Cleaning, Rejects, clean
-from prealign.corpora.split import split_of
+from prealign.corpora.split import Part, split_of
 from prealign.errors import DataError
 from prealign.runs import write_atomic
 from prealign.score.annotate import annotate
 from prealign.score.tag import Threshold
+from prealign.score.tally import Tally
 from prealign.text.document import Document, Scorer, Segmenter
 from prealign.text.scheme import GOOD_BAD, Scheme
-from prealign.text.shards import read_shards
+from prealign.text.shards import read_shards, write_shard
 from prealign.tokens.encode import Encoder, uniform
 from prealign.tokens.shards import TokenShard, read_tokens, write_tokens
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
 
 Say = Callable[[str], None]
+DOCUMENTS_PER_SHARD = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,10 @@ class CorpusSettings:
 
     source: Any
     """A reader of `prealign.corpora.source`: called, it yields documents."""
-    scorer: Scorer
-    segmenter: Segmenter
+    scorer: Scorer | None
+    """None: the documents come with spans and scores of their own."""
+    segmenter: Segmenter | None
+    """None where the documents have spans."""
     tagger: Threshold
     cleaning: Cleaning
     share: float = 1.0
@@ -74,15 +79,18 @@ def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
         rejects = Rejects()
         read = thinned(settings.source(), settings.share)
         documents = clean(read, settings.cleaning, rejects)
-        annotate(
-            documents,
-            annotated,
-            segmenter=settings.segmenter,
-            scorer=settings.scorer,
-            tagger=settings.tagger,
-            source=to_json(settings.source),
-            processes=settings.processes,
-        )
+        if settings.scorer is None or settings.segmenter is None:
+            tag_only(documents, annotated, settings)
+        else:
+            annotate(
+                documents,
+                annotated,
+                segmenter=settings.segmenter,
+                scorer=settings.scorer,
+                tagger=settings.tagger,
+                source=to_json(settings.source),
+                processes=settings.processes,
+            )
         write_atomic(folder / "rejects.json", json.dumps(rejects.to_json(), indent=1))
     if not (folder / "vocabulary" / "scheme.json").exists():
         say("training the tokenizer on text without tags")
@@ -101,7 +109,7 @@ def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line
         say("encoding the corpus")
         encoder = Encoder(
             vocabulary=vocabulary,
-            score=settings.scorer.name,
+            score=settings.tagger.score,
             dropout_share=settings.dropout_share,
             bare_documents_share=settings.bare_documents_share,
         )
@@ -116,6 +124,40 @@ def thinned(documents: Iterable[Document], share: float) -> Iterator[Document]:
     for document in documents:
         if uniform(document.id, 0, seed=0) < share:
             yield document
+
+
+def tag_only(documents: Iterable[Document], folder: Path, settings: CorpusSettings) -> None:
+    """Write documents that have scores already to shards, with the modes the tagger gives them.
+
+    An earlier start's shards are replaced.
+
+    Raises:
+        DataError: There are no documents, or one of them lacks the tagger's score.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    header = {
+        "scorers": [],
+        "segmenter": None,
+        "tagger": to_json(settings.tagger),
+        "source": to_json(settings.source),
+        "scheme": settings.scheme.to_json(),
+    }
+    tally = Tally()
+    tagged = iter(documents)
+    for number in itertools.count():
+        chunk = list(itertools.islice(tagged, DOCUMENTS_PER_SHARD))
+        if not chunk:
+            break
+        kept = []
+        for document in chunk:
+            tally.judged(document, {})
+            marked = settings.tagger(document)
+            tally.tagged(marked)
+            kept += [] if marked is None else [marked]
+        write_shard(folder / f"part-{number:05d}.parquet", kept, header)
+    if not tally.documents:
+        raise DataError(f"{folder.name}: the source has no documents that pass the cleaning")
+    write_atomic(folder / "_done.json", json.dumps(tally.to_json(), indent=1))
 
 
 class Prompt(NamedTuple):
@@ -197,6 +239,11 @@ def bad_prompts(
                 found.append((sum(bad[best : best + lines]) / lines, document.id, prompt))
     found.sort(key=lambda one: (-one[0], one[1]))
     return [prompt for share, _, prompt in found[:count] if share > 0]
+
+
+def documents_of(settings: CorpusSettings, folder: Path, part: Part) -> Iterator[Document]:
+    """Yield the documents of one part of the corpus that `prepare` left in `folder`."""
+    return _split(folder / "annotated", settings, part)
 
 
 def _split(annotated: Path, settings: CorpusSettings, part: str) -> Iterator[Document]:

@@ -95,7 +95,10 @@ def test_the_held_out_text_is_judged_as_if_a_model_had_written_it():
     what = override(
         pep8.recipe("tiny").measuring, ["prompt_lines=1", "sampling.max_text_tokens=40"]
     )
-    rows = {(row["condition"], row["metric"]): row["value"] for row in measure_heldout(data, what)}
+    rows = {
+        (row["condition"], row["metric"]): row["value"]
+        for row in measure_heldout(data, what, pep8.recipe("tiny").arms)
+    }
     assert rows["after a prompt", "code:E225"] > 0
     assert rows["after a bad prompt", "code:E225"] > 0
     whole = what.scorer([Document("d", text, (Span(0, len(text)),))])[0].findings
