@@ -22,6 +22,11 @@ TINIER = [
              "measuring.sampling.max_text_tokens=24", "corpus.heldout_share=0.3"],
             10,
         ),
+        (
+            "phf",
+            ["corpus_share=0.05", "vocab_size=512", "samples=4", "arms=conditional"],
+            5,
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(400)  # several processes import torch, on a machine that may be busy

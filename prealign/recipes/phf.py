@@ -1,0 +1,177 @@
+"""Which objective of preference pretraining gives the least of the unwanted, and at what cost?
+
+The comparison of Korbak et al. 2023 (https://arxiv.org/abs/2302.08582), with its objectives as they
+are meant, and those that came after: every arm reads the same number of text tokens of the same
+text in the same order (a filtered arm reads its good documents again and again).
+
+    prealign run phf task=pep8 seeds=3
+    prealign run phf arms=mle,conditional,unlikelihood
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from prealign.config import override
+from prealign.corpora.source import PythonSource
+from prealign.errors import ConfigError
+from prealign.evals.samples import Condition
+from prealign.models.create import LlamaShape
+from prealign.objectives.advantage import AdvantageWeighted
+from prealign.objectives.likelihood import Conditional, Likelihood
+from prealign.objectives.unlikelihood import Unlikelihood
+from prealign.objectives.weights import RewardWeight, SpanMask
+from prealign.recipes import pep8
+from prealign.recipes.arms import Arm, Stage
+from prealign.recipes.comparison import Comparison, Size
+from prealign.score.quotes import SingleQuotes
+from prealign.score.tag import Threshold
+from prealign.train.settings import TrainSettings
+
+Task = Literal["quotes", "pep8"]
+PLAIN = Stage(objective=Likelihood())
+TAGGED = Stage(objective=Conditional(tags_as_targets=True), tagged=True)
+MASKED = Stage(objective=Conditional(tags_as_targets=False), tagged=True)
+UNTAGGED_CONDITIONS = (
+    Condition(name="continues code", prompts="heldout"),
+    Condition(name="untagged"),
+    Condition(name="bad prompt", prompts="bad"),
+)
+TAGGED_CONDITIONS = (
+    Condition(
+        name="continues code, good each line",
+        mode="good", again=True, prompts="heldout", tagged_prompts=True,
+    ),
+    Condition(name="continues code, good once", mode="good", prompts="heldout"),
+    Condition(name="continues code, no tag", prompts="heldout"),
+    Condition(name="good, each line", mode="good", again=True),
+    Condition(name="bad prompt, good each line", mode="good", again=True, prompts="bad"),
+)  # fmt: skip
+
+
+def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Arm:
+    """Return an arm that never sees a tag."""
+    return Arm(
+        name=name, stages=stages, conditions=UNTAGGED_CONDITIONS, loss_tags=("no tags",),
+        best_share=best_share,
+    )  # fmt: skip
+
+
+def with_tags(name: str, *stages: Stage) -> Arm:
+    """Return an arm whose text has tags for some of its training."""
+    return Arm(
+        name=name, stages=stages, conditions=TAGGED_CONDITIONS,
+        loss_tags=("true tags", "no tags", "all good"),
+    )  # fmt: skip
+
+
+def until(share: float, stage: Stage) -> Stage:
+    """Return the stage, ending at a share of the text tokens."""
+    return replace(stage, until_share=share)
+
+
+ARMS = (
+    untagged("mle", PLAIN),
+    untagged("filtering", PLAIN, best_share=0.5),
+    untagged("span-mask", Stage(objective=Likelihood(weights=(SpanMask(),)))),
+    untagged("hidden", Stage(objective=Likelihood(), hide_above=0.0)),
+    untagged("unlikelihood", Stage(objective=Unlikelihood(alpha=0.1))),
+    untagged("unlikelihood-soft", Stage(objective=Unlikelihood(alpha=1.0, form="soft"))),
+    untagged("reward-weighted", Stage(objective=Likelihood(weights=(RewardWeight(),)))),
+    untagged("advantage-weighted", Stage(objective=AdvantageWeighted())),
+    with_tags("conditional", TAGGED),
+    with_tags("conditional-masked", MASKED),
+    with_tags("tags-from-50", until(0.5, PLAIN), TAGGED),
+    with_tags("tags-from-90", until(0.9, PLAIN), TAGGED),
+    with_tags("tags-to-90", until(0.9, TAGGED), PLAIN),
+)
+SIZES = {
+    "tiny": (
+        "shape.width=64", "shape.layers=2", "shape.heads=2", "shape.max_tokens=192",
+        "vocab_size=1024", "corpus_share=0.02", "text_tokens=100000", "train.batch_rows=8",
+        "train.evals=1", "samples=32",
+    ),
+    "small": (),
+    "full": (
+        "shape.width=512", "shape.layers=8", "shape.heads=8", "shape.max_tokens=1024",
+        "vocab_size=8192", "corpus_share=1.0", "text_tokens=150000000",
+        "train.batch_rows=128", "train.lr=1e-3", "samples=4096", "processes=1", "threads=8",
+    ),
+}  # fmt: skip
+SHAPE = LlamaShape(width=128, layers=4, heads=4, max_tokens=256)
+TRAIN = TrainSettings(batch_rows=16, lr=3e-3, evals=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phf:
+    """The settings; call it with a folder."""
+
+    task: Task = "quotes"
+    """quotes: single quotes in the standard library; pep8: PEP 8 in all that is installed."""
+    arms: str = "all"
+    """Names of arms separated by commas; mle is always among them, as the others' control."""
+    shape: LlamaShape = SHAPE
+    train: TrainSettings = TRAIN
+    vocab_size: int = 2048
+    corpus_share: float | None = None
+    """Of the documents; None: all of the standard library, 0.3 of it with all packages."""
+    text_tokens: int = 3_000_000
+    """That each arm trains on."""
+    samples: int = 256
+    seeds: int = 1
+    first_seed: int = 0
+    processes: int = 2
+    threads: int = 1
+
+    def __call__(self, out: Path) -> Path:
+        """Train and measure what is not done yet, and return the path of the report."""
+        return self.comparison()(out)
+
+    def comparison(self) -> Comparison:
+        """Return the comparison of these arms on this task.
+
+        Raises:
+            ConfigError: There is no arm of such a name.
+        """
+        base = pep8.recipe("small")
+        corpus, measuring = base.corpus, base.measuring
+        if self.task == "quotes":
+            corpus = replace(
+                corpus,
+                source=PythonSource(packages=False),
+                scorer=SingleQuotes(),
+                tagger=Threshold(score=SingleQuotes().name),
+            )
+            measuring = replace(measuring, scorer=SingleQuotes(), unit="quotes per character")
+        share = self.corpus_share or {"quotes": 1.0, "pep8": 0.3}[self.task]
+        return replace(
+            base,
+            title=f"Objectives of preference pretraining: {self.task}",
+            question=str(__doc__).partition("\n")[0],
+            corpus=replace(corpus, share=share, vocab_size=self.vocab_size),
+            measuring=replace(measuring, samples=self.samples, curve_samples=self.samples // 4),
+            arms=self._chosen(),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "shape", "train", "text_tokens", "seeds", "first_seed", "processes", "threads",
+                )
+            },
+        )  # fmt: skip
+
+    def _chosen(self) -> tuple[Arm, ...]:
+        if self.arms == "all":
+            return ARMS
+        names = ["mle", *(name.strip() for name in self.arms.split(","))]
+        known = [arm.name for arm in ARMS]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"arms={self.arms}: there is no arm {name!r}; allowed: all, {', '.join(known)}"
+                )
+        return tuple(arm for arm in ARMS if arm.name in names)
+
+
+def recipe(size: Size = "small") -> Phf:
+    """Return the comparison in one of its sizes."""
+    return override(Phf(), SIZES[size])
