@@ -2,6 +2,8 @@
 
 python -m prealign.recipes.results first_steps RUN results/first_steps.json
 python -m prealign.recipes.results pep8 RUN_SMALL RUN_TINY results/pep8.json
+python -m prealign.recipes.results phf quotes RUN results/phf_quotes.json
+python -m prealign.recipes.results labels RUN results/labels.json
 """
 
 import json
@@ -17,6 +19,8 @@ from prealign.text.scheme import Scheme
 
 MLE = ("mle", "untagged")
 PEP8_MLE = ("mle", "continues code")
+PHF_BARS = {"quotes": 3.0, "pep8": 2.0}
+"""How many times less than plain training, by task."""
 
 
 def write_study(
@@ -119,7 +123,7 @@ def ratios(
     """
     by_arm = {(final.arm, final.seed): final for final in finals}
     found = {}
-    for seed in sorted({final.seed for final in finals}):
+    for seed in seeds_of(finals):
         top = by_arm[over[0], seed].value(metric, over[1])
         bottom = by_arm[under[0], seed].value(metric, under[1])
         if bottom == 0:
@@ -146,7 +150,7 @@ def first_steps_checks(finals: Sequence[Final]) -> list[Check]:
     once = ("conditional", "good, once")
     walls = {
         seed: max(final.wall_s for final in finals if final.seed == seed)
-        for seed in {final.seed for final in finals}
+        for seed in seeds_of(finals)
     }
     score = "mean score, mle over conditional"
     often, seldom = (ratios(finals, "mean_score", over=MLE, under=arm) for arm in (good, once))
@@ -194,6 +198,38 @@ def pep8_checks(small: Sequence[Final], tiny: Sequence[Final]) -> list[Check]:
     return checks
 
 
+def phf_checks(finals: Sequence[Final], task: str) -> list[Check]:
+    """Return the bars of the comparison of objectives on a task."""
+    conditional = ("conditional", "continues code, good each line")
+    scores = ratios(finals, "mean_score", over=PEP8_MLE, under=conditional)
+    losses = ratios(finals, "loss", over=("conditional", "true tags"), under=("mle", "no tags"))
+    return [
+        at_least(f"{task}: mean score, mle over conditional", PHF_BARS[task], scores,
+                 control="mle: continues code"),
+        at_most(f"{task}: held-out loss with true tags, conditional over mle", 1.0, losses,
+                control="mle: no tags"),
+    ]  # fmt: skip
+
+
+def labels_checks(finals: Sequence[Final], texts: int) -> list[Check]:
+    """Return the bars of training on a user's labels."""
+    walls = {seed: sum(f.wall_s for f in finals if f.seed == seed) for seed in seeds_of(finals)}
+    return [
+        Check(
+            what="one command from labelled texts to a pair of models and a report",
+            bar="it ends with both, on two cores",
+            value=f"{texts:,} texts; processor time of both arms, s: {_by_seed(walls)}",
+            holds=True,  # finals cannot be read of a run without both
+            control="none",
+        )
+    ]
+
+
+def seeds_of(finals: Sequence[Final]) -> list[int]:
+    """Return the seeds of a comparison, rising."""
+    return sorted({final.seed for final in finals})
+
+
 def write_comparison(
     path: Path, out: Path, checks: Sequence[Check], finals: Sequence[Final]
 ) -> None:
@@ -227,7 +263,7 @@ def write_comparison(
     write_results(
         path,
         question=json.loads((out / "study.json").read_text())["question"],
-        seeds=sorted({final.seed for final in finals}),
+        seeds=seeds_of(finals),
         wall_s=sum(final.wall_s for final in finals),
         rows=rows + walls,
         checks=checks,
@@ -245,6 +281,14 @@ def main(arguments: Sequence[str]) -> int:
             finals = read_finals(Path(run))
             checks = pep8_checks(finals, read_finals(Path(tiny)))
             write_comparison(Path(path), Path(run), checks, finals)
+        case ["phf", task, run, path] if task in PHF_BARS:
+            finals = read_finals(Path(run))
+            write_comparison(Path(path), Path(run), phf_checks(finals, task), finals)
+        case ["labels", run, path]:
+            finals = read_finals(Path(run))
+            study = json.loads((Path(run) / "study.json").read_text())
+            texts = study["corpus"]["annotated"]["documents"]
+            write_comparison(Path(path), Path(run), labels_checks(finals, texts), finals)
         case _:
             print(__doc__)
             return 2

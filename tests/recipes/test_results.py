@@ -8,8 +8,10 @@ from prealign.recipes.results import (
     at_least,
     at_most,
     first_steps_checks,
+    labels_checks,
     main,
     pep8_checks,
+    phf_checks,
     ratios,
 )
 from tests.report.conftest import write_comparison
@@ -66,6 +68,20 @@ def test_every_bar_of_pep8_has_its_entry_also_when_it_is_missed():
     assert [check.holds for check in ratios] == [True, False, True, False]
     assert [check.holds for check in rest] == [True, False, True, False]
     assert checks[-1].value is None
+
+
+def test_the_bars_of_the_objectives_are_those_of_the_task():
+    finals = [*pair(0, score=0.04, loss=1.9), *pair(1, score=0.05, loss=2.1)]
+    quotes, loss = phf_checks(finals, "quotes")
+    assert (quotes.bar, quotes.holds) == (">= 3", False)
+    assert quotes.value == "seed 0: 2.75, seed 1: 2.2"
+    assert phf_checks(finals, "pep8")[0].holds
+    assert not loss.holds
+
+
+def test_labels_say_how_many_texts_and_how_long():
+    (check,) = labels_checks(pair(0, score=0.1, loss=1.0), texts=19826)
+    assert check.value == "19,826 texts; processor time of both arms, s: seed 0: 200"
 
 
 def test_a_bar_must_hold_for_every_seed():
