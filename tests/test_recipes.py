@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from prealign.cli import main
+from prealign.recipes.results import main as summarise
 
 TINIER = [
     "size=tiny", "text_tokens=6000", "train.batch_rows=4", "train.log_every_steps=1",
@@ -82,6 +83,11 @@ def test_labels_of_a_file_become_a_pair_of_models_and_a_report(monkeypatch, tmp_
     samples = (out / "conditional-seed0" / "samples.jsonl").read_text().splitlines()
     assert {json.loads(line)["condition"] for line in samples} == {"good", "no tag", "bad"}
     assert (out / "report.html").exists()
+    assert summarise(["labels", str(out), str(tmp_path / "labels.json")]) == 0
+    found = json.loads((tmp_path / "labels.json").read_text())
+    (auc,) = (row["value"] for row in found["rows"] if row["metric"] == "auc")
+    assert auc == meta["heldout"]["auc"]
+    assert found["checks"][0]["value"].startswith("400 texts")
 
 
 def test_labels_without_a_file_say_what_to_give(monkeypatch, tmp_path, capfd):

@@ -230,8 +230,24 @@ def seeds_of(finals: Sequence[Final]) -> list[int]:
     return sorted({final.seed for final in finals})
 
 
+def classifier_rows(out: Path) -> list[ResultRow]:
+    """Return how good the classifier is that judged the samples of a labels run."""
+    meta = json.loads((out / "classifier" / "classifier.json").read_text())["heldout"]
+    units = {"auc": "area under the curve", "mean_of_bad": "probability of bad"}
+    units["mean_of_good"] = units["mean_of_bad"]
+    return [
+        ResultRow(arm="classifier: held-out texts", metric=metric, unit=unit, value=meta[metric],
+                  n=meta["texts"])
+        for metric, unit in units.items()
+    ]  # fmt: skip
+
+
 def write_comparison(
-    path: Path, out: Path, checks: Sequence[Check], finals: Sequence[Final]
+    path: Path,
+    out: Path,
+    checks: Sequence[Check],
+    finals: Sequence[Final],
+    more: Sequence[ResultRow] = (),
 ) -> None:
     """Write a results file: every final number of every seed, and the bars.
 
@@ -265,7 +281,7 @@ def write_comparison(
         question=json.loads((out / "study.json").read_text())["question"],
         seeds=seeds_of(finals),
         wall_s=sum(final.wall_s for final in finals),
-        rows=rows + walls,
+        rows=[*rows, *walls, *more],
         checks=checks,
         extra={key: environment[key] for key in ("command", "commit", "date", "machine")},
     )
@@ -288,7 +304,8 @@ def main(arguments: Sequence[str]) -> int:
             finals = read_finals(Path(run))
             study = json.loads((Path(run) / "study.json").read_text())
             texts = study["corpus"]["annotated"]["documents"]
-            write_comparison(Path(path), Path(run), labels_checks(finals, texts), finals)
+            checks, more = labels_checks(finals, texts), classifier_rows(Path(run))
+            write_comparison(Path(path), Path(run), checks, finals, more)
         case _:
             print(__doc__)
             return 2
