@@ -16,6 +16,19 @@ from prealign.objectives.weights import ScoreAt
 T = TypeVar("T")
 
 
+def betas(objective: Any) -> list[float | ScoreAt]:
+    """Return every beta of the objective and of its weights."""
+    if isinstance(objective, tuple):
+        return [beta for one in objective for beta in betas(one)]
+    if not dataclasses.is_dataclass(objective) or isinstance(objective, type):
+        return []
+    found: list[float | ScoreAt] = []
+    for field in dataclasses.fields(objective):
+        value = getattr(objective, field.name)
+        found += [value] if field.name == "beta" else betas(value)
+    return found
+
+
 def fitted(objective: T, scores: NDArray[Any]) -> T:
     """Return a copy of the objective, or of its weights, in which each `ScoreAt` is a number.
 
@@ -51,9 +64,14 @@ def score_at(choice: ScoreAt, scores: NDArray[Any]) -> float:
 
 
 def weight_table(scores: NDArray[Any], beta: float) -> str:
-    """Return in words which weights the bad tokens have, for a log."""
+    """Return in words which weights exp(-score / beta) the bad tokens have, for a log.
+
+    Where they are all near 1, training is plain likelihood.
+    """
     bad = np.asarray(scores, dtype=np.float64)
     bad = bad[bad > 0]
+    if not bad.size:
+        return f"beta {beta:.4g}: no score is above 0, so every weight is 1"
     shares = " ".join(
         f"p{q}: {np.exp(-np.percentile(bad, q) / beta):.3g}" for q in (5, 25, 50, 75, 95)
     )

@@ -9,7 +9,8 @@ import numpy as np
 from prealign.errors import ConfigError, DataError
 from prealign.evals.samples import Condition
 from prealign.objectives.batch import Objective
-from prealign.objectives.fit import fitted
+from prealign.objectives.fit import betas, fitted, weight_table
+from prealign.objectives.weights import number
 from prealign.recipes.data import Prepared
 from prealign.tokens.encode import END, SCORED, TAG
 from prealign.tokens.pack import Packed, shuffled_order
@@ -93,7 +94,6 @@ def phases_of(
         kept = best_documents(shard, order, arm.best_share)
         say(f"keeps {len(kept):,} of {len(order):,} documents, the best {arm.best_share:.0%}")
         order = kept
-    scores = text_scores(shard)
     phases = []
     parts = stretches(shard, order, text_tokens, [stage.until_share for stage in arm.stages])
     for stage, part in zip(arm.stages, parts, strict=True):
@@ -107,9 +107,12 @@ def phases_of(
             epochs=max(1, math.ceil(part.text_tokens / there)),
         )
         rows = packed if stage.hide_above is None else Hidden(packed, max_good=stage.hide_above)
-        objective = fitted(stage.objective, scores)
-        if objective != stage.objective:
-            say(f"found in the text: {objective}")
+        objective = stage.objective
+        if betas(objective):
+            scores = text_scores(shard)
+            objective = fitted(objective, scores)
+            for beta in betas(objective):
+                say(weight_table(scores, number(beta)))
         phases.append(Phase(objective, rows))
     return phases
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prealign.errors import ConfigError, TrainError
 from prealign.objectives.advantage import AdvantageWeighted
-from prealign.objectives.fit import fitted, weight_table
+from prealign.objectives.fit import betas, fitted, weight_table
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.objectives.unlikelihood import Unlikelihood, log1m_exp
 from prealign.objectives.weights import RewardWeight, ScoreAt, SpanMask
@@ -217,6 +217,8 @@ def test_beta_gives_the_stated_percentile_the_stated_weight():
     assert math.exp(-2 * at / found.beta) == pytest.approx(0.01)
     assert "p95: 0.1" in weight_table(scores, found.beta)
     assert "(10.0%)" in weight_table(scores, found.beta)
+    assert "p95: 0.999" in weight_table(scores, 1000.0)
+    assert "every weight is 1" in weight_table(np.zeros(3), 1.0)
 
 
 def test_what_is_to_be_found_in_the_text_is_found_wherever_it_stands():
@@ -228,6 +230,9 @@ def test_what_is_to_be_found_in_the_text_is_found_wherever_it_stands():
     advantage = fitted(AdvantageWeighted(), scores)
     assert advantage.value_scale == pytest.approx(0.4)
     assert fitted(advantage, scores) == advantage
+    assert betas(nested) == [ScoreAt()]
+    assert betas((found, advantage)) == [found.weights[1].beta, advantage.beta]
+    assert betas(Unlikelihood()) == []
     with pytest.raises(ConfigError, match="no score is above 0"):
         fitted(nested, np.zeros(3))
 
