@@ -34,7 +34,9 @@ def test_every_command_explains_itself():
 def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "recipes")
     assert code == 0
-    assert {line.split()[0] for line in out.splitlines()} == {"first_steps", "pep8"}
+    assert {line.split()[0] for line in out.splitlines()} == {
+        "first_steps", "labels", "pep8", "phf"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ from prealign.train.settings import TrainSettings
 SIZES = {
     "tiny": (
         "shape.width=64", "shape.layers=2", "shape.heads=2", "shape.max_tokens=192",
-        "corpus.vocab_size=1024", "corpus.tokenizer_chars=2000000", "corpus.share=0.02",
-        "corpus.heldout_bytes=60000", "text_tokens=200000", "train.batch_rows=8",
-        "train.lr=4e-3", "train.evals=1", "measuring.samples=64",
+        "corpus.vocab_size=1024", "corpus.tokenizer_chars=2000000", "corpus.share=0.3",
+        "corpus.source.packages=false", "corpus.heldout_bytes=60000",
+        "text_tokens=800000", "train.batch_rows=8", "train.lr=4e-3", "train.evals=1",
+        "measuring.samples=64", "measuring.curve_samples=8",
     ),
     "small": (),
     "full": (
