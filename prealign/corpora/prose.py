@@ -2,13 +2,13 @@
 
 import ast
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from prealign.corpora.source import PythonSource
 from prealign.text.document import Document
+from prealign.text.python import parsed
 
 EVERYTHING = PythonSource()
 DEFINED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -47,12 +47,9 @@ def docstrings(source: str) -> str:
 
     Empty if there are none, or the text is no Python.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about the file is no concern of ours
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return ""
+    tree = parsed(source)
+    if tree is None:
+        return ""
     found = [
         (getattr(node, "lineno", 0), text)
         for node in ast.walk(tree)

@@ -6,7 +6,6 @@ again at each segment, and tag once (Korbak et al. 2023 use one for code, the ot
 """
 
 import ast
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from prealign.guard.policy import reemit, stay
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
+from prealign.text.python import parsed
 from prealign.tokens.encode import Encoder
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -275,13 +275,7 @@ def code_line_share(texts: Sequence[str]) -> float | None:
 
 def parses_as_python(text: str) -> bool:
     """Return whether the text is Python that compiles to a syntax tree."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a sample's own SyntaxWarnings are no concern of ours
-        try:
-            ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True
+    return parsed(text) is not None
 
 
 def python_starts(text: str) -> list[int]:
@@ -289,16 +283,13 @@ def python_starts(text: str) -> list[int]:
 
     None in a text that does not parse.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            body = ast.parse(text).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return []
+    tree = parsed(text)
+    if tree is None:
+        return []
     # ast counts lines as the interpreter does: a form feed does not end one.
     lines = list(accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
     defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    found = [node for node in body if isinstance(node, defined)]
+    found = [node for node in tree.body if isinstance(node, defined)]
     return [
         lines[min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1] for node in found
     ]

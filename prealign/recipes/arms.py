@@ -12,9 +12,8 @@ from prealign.objectives.batch import Objective
 from prealign.objectives.fit import betas, fitted, weight_table
 from prealign.objectives.weights import number
 from prealign.recipes.data import Prepared
-from prealign.tokens.encode import END, SCORED, TAG
 from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.select import Hidden, best_documents, stretches
+from prealign.tokens.select import Hidden, best_documents, is_scored_text, stretches
 from prealign.tokens.shards import TokenShard, untagged
 from prealign.train.loop import Phase
 
@@ -119,5 +118,4 @@ def phases_of(
 
 def text_scores(shard: TokenShard) -> np.ndarray:
     """Return the scores of all text tokens that have one."""
-    is_text = ((shard.flags & SCORED) != 0) & ((shard.flags & (TAG | END)) == 0)
-    return np.asarray(shard.score[is_text])
+    return np.asarray(shard.score[is_scored_text(shard.flags)])

@@ -15,7 +15,6 @@ from typing import Literal
 from prealign.config import override
 from prealign.corpora.source import PythonSource
 from prealign.errors import ConfigError
-from prealign.evals.samples import Condition
 from prealign.models.create import LlamaShape
 from prealign.objectives.advantage import AdvantageWeighted
 from prealign.objectives.likelihood import Conditional, Likelihood
@@ -32,27 +31,18 @@ Task = Literal["quotes", "pep8"]
 PLAIN = Stage(objective=Likelihood())
 TAGGED = Stage(objective=Conditional(tags_as_targets=True), tagged=True)
 MASKED = Stage(objective=Conditional(tags_as_targets=False), tagged=True)
-UNTAGGED_CONDITIONS = (
-    Condition(name="continues code", prompts="heldout"),
-    Condition(name="untagged"),
-    Condition(name="bad prompt", prompts="bad"),
-)
-TAGGED_CONDITIONS = (
-    Condition(
-        name="continues code, good each line",
-        mode="good", again=True, prompts="heldout", tagged_prompts=True,
-    ),
-    Condition(name="continues code, good once", mode="good", prompts="heldout"),
-    Condition(name="continues code, no tag", prompts="heldout"),
-    Condition(name="good, each line", mode="good", again=True),
-    Condition(name="bad prompt, good each line", mode="good", again=True, prompts="bad"),
+MEASURED = (
+    "continues code, good each line", "continues code, good once", "continues code, no tag",
+    "good, each line", "bad prompt, good each line",
 )  # fmt: skip
+"""Of the conditions of `pep8`, as there are many arms."""
+TAGGED_CONDITIONS = tuple(one for one in pep8.CONDITIONAL.conditions if one.name in MEASURED)
 
 
 def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Arm:
     """Return an arm that never sees a tag."""
     return Arm(
-        name=name, stages=stages, conditions=UNTAGGED_CONDITIONS, loss_tags=("no tags",),
+        name=name, stages=stages, conditions=pep8.MLE.conditions, loss_tags=("no tags",),
         best_share=best_share,
     )  # fmt: skip
 

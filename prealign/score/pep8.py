@@ -8,13 +8,13 @@ ignored codes change with the package's defaults and with a file in the user's h
 
 import platform
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from prealign.errors import ConfigError, MissingDependency
+from prealign.score.density import density
 from prealign.score.segment import Lines
 from prealign.text.document import Document, Finding, Judgement
 
@@ -87,14 +87,8 @@ class Pycodestyle:
         findings = sorted(_finding(text, ends, *error) for error in errors if text)
         if problem is not None:
             return Judgement([None] * len(spans), findings, problem)
-        counts = [0] * len(spans)
-        span_ends = [span.end_char for span in spans]
-        for finding in findings if spans else ():
-            counts[bisect_right(span_ends, finding.start_char)] += 1
-        chars = (span.end_char - span.start_char for span in spans)
-        return Judgement(
-            [n / max(size, 1) for n, size in zip(counts, chars, strict=True)], findings
-        )
+        scores: list[float | None] = [*density(spans, [f.start_char for f in findings])]
+        return Judgement(scores, findings)
 
     def _errors(self, text: str, ends: list[int]) -> tuple[str | None, list[tuple[int, int, str]]]:
         """Return why the text cannot be judged, if so, and (line, column, message) per error."""

@@ -7,11 +7,11 @@ a public one.
 
 import ipaddress
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prealign.errors import ConfigError
+from prealign.score.density import density
 from prealign.text.document import Document, Finding, Judgement
 
 Span = tuple[int, int]
@@ -164,14 +164,7 @@ class Pii:
 
     def _judge(self, document: Document) -> Judgement:
         findings = self.find(document.text)
-        ends = [span.end_char for span in document.spans]
-        counts = [0] * len(ends)
-        for finding in findings if ends else ():
-            counts[bisect_right(ends, finding.start_char)] += 1
-        sizes = (span.end_char - span.start_char for span in document.spans)
-        scores: list[float | None] = [
-            count / max(size, 1) for count, size in zip(counts, sizes, strict=True)
-        ]
+        scores: list[float | None] = [*density(document.spans, [f.start_char for f in findings])]
         return Judgement(scores, findings)
 
 

@@ -1,10 +1,10 @@
 """Single quotes: a property that is common, lexical and exact, for tests and first experiments."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prealign.score.density import density
 from prealign.text.document import Document, Finding, Judgement
 
 SINGLE = re.compile(r"(?<![^\W\d_])'|'(?![^\W\d_])")
@@ -37,10 +37,5 @@ class SingleQuotes:
 
 def _judge(document: Document) -> Judgement:
     starts = [match.start() for match in SINGLE.finditer(document.text)]
-    counts = [0] * len(document.spans)
-    ends = [span.end_char for span in document.spans]
-    for start in starts if ends else ():
-        counts[bisect_right(ends, start)] += 1
-    chars = (span.end_char - span.start_char for span in document.spans)
-    scores: list[float | None] = [n / max(size, 1) for n, size in zip(counts, chars, strict=True)]
+    scores: list[float | None] = [*density(document.spans, starts)]
     return Judgement(scores, [Finding(at, at + 1, "Q000", "single quote") for at in starts])

@@ -18,6 +18,12 @@ from prealign.tokens.pack import Packed, PackedRows
 from prealign.tokens.shards import TokenShard
 
 
+def is_scored_text(flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which tokens are text of a span that has a score, in the shape of the flags."""
+    found: NDArray[np.bool_] = (flags & (SCORED | TAG | END | PAD)) == SCORED
+    return found
+
+
 class DocumentScores(NamedTuple):
     """How bad each document is; both arrays have the shape [D]."""
 
@@ -33,7 +39,7 @@ def document_scores(shard: TokenShard) -> DocumentScores:
     Each token counts its span's score, so a span counts by its length. (Korbak et al. 2023 take
     the mean over spans, in which a blank line weighs as much as a long one.)
     """
-    counted = ((shard.flags & SCORED) != 0) & ((shard.flags & (TAG | END)) == 0)
+    counted = is_scored_text(shard.flags)
     starts = shard.offsets[:-1]
     # Every document has at least its end of text, so no stretch is empty.
     total = np.add.reduceat(np.where(counted, shard.score, 0).astype(np.float64), starts)
@@ -138,8 +144,7 @@ class Hidden:
     def rows(self, indices: Sequence[int]) -> PackedRows:
         """Return these rows; see `prealign.tokens.pack.Packed.rows`."""
         rows = self.data.rows(indices)
-        is_text = (rows.flags & (TAG | END | PAD)) == 0
-        bad = is_text & ((rows.flags & SCORED) != 0) & (rows.score > self.max_good)
+        bad = is_scored_text(rows.flags) & (rows.score > self.max_good)
         return rows._replace(
             ids=np.where(bad, self.data.inert_id, rows.ids),
             flags=np.where(bad, PAD, rows.flags).astype(np.uint8),
