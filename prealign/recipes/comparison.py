@@ -7,7 +7,7 @@ thread; each can be killed at any time and goes on when the command is given aga
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,10 +105,16 @@ class Comparison:
 
     def __call__(self, out: Path) -> Path:
         """Run what is not done yet and return the path of the report."""
+        return self.compare(out, self.prepare(out))
+
+    def prepare(self, out: Path) -> Prepared:
+        """Open the folder and make the corpus, or find it there."""
+        return prepare(self.corpus, out, speaker(Console(), open_study(out, self)))
+
+    def compare(self, out: Path, prepared: Prepared) -> Path:
+        """Train, measure and report on what `prepare` returned."""
         console = Console()
         study = open_study(out, self)
-        say = speaker(console, study)
-        prepared = prepare(self.corpus, out, say)
         study.rewrite("evals", measure_heldout(prepared, self.measuring, self.arms))
         jobs = [
             (f"{arm.name}-seed{seed}", train_and_measure, (self, out, arm.name, seed))
@@ -139,10 +145,14 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     data = read_prepared(study.corpus, out)
     model = make_model(study.shape, data.vocabulary.size, seed=seed)
 
+    # Looking for them parses the held-out text; every evaluation goes on from the same ones.
+    prompts = {c.name: prompts_for(c, data.heldout, study.measuring) for c in arm.conditions}
+
     def at_eval(model: PreTrainedModel, progress: Progress) -> list[dict[str, Any]]:
         small = smaller(data.heldout, study.measuring.curve_bytes)
-        rows = measure_arm(model, data, study, arm, seed, heldout=small, curve=True)[0]
-        return rows
+        return measure_arm(
+            model, data, study, arm, seed, prompts=prompts, heldout=small, curve=True
+        )[0]
 
     outcome = train(
         model,
@@ -159,7 +169,9 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
         at_eval=at_eval,
     )
     save_model(run.path / "model", model, data.vocabulary, card=card(study, arm, seed))
-    rows, samples = measure_arm(model, data, study, arm, seed, heldout=data.heldout, curve=False)
+    rows, samples = measure_arm(
+        model, data, study, arm, seed, prompts=prompts, heldout=data.heldout, curve=False
+    )
     head = {"step": outcome.steps, "text_tokens": outcome.text_tokens, "final": True}
     curve = [row for row in run.rows("evals") if not row.get("final")]
     run.rewrite("evals", [*curve, *(head | row for row in rows)])
@@ -176,6 +188,7 @@ def measure_arm(
     arm: Arm,
     seed: int,
     *,
+    prompts: Mapping[str, list[Prompt]],
     heldout: list[Document],
     curve: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -185,7 +198,6 @@ def measure_arm(
     samples: list[dict[str, Any]] = []
     what = study.measuring
     for condition in arm.conditions[:1] if curve else arm.conditions:
-        prompts = prompts_for(condition, data.heldout, what)
         count = what.curve_samples if curve else what.samples
         writings = write_samples(
             model,
@@ -194,7 +206,7 @@ def measure_arm(
             what.sampling,
             count=count,
             seed=seed,
-            prompts=[prompt.document for prompt in prompts],
+            prompts=[prompt.document for prompt in prompts[condition.name]],
             cut=what.cut_lines,
         )
         judged = judge(writings, what.scorer)

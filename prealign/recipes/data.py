@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from prealign.config import to_json
 from prealign.corpora.clean import Cleaning, Rejects, clean
-from prealign.corpora.split import Part, split_of
+from prealign.corpora.split import Part, split
 from prealign.errors import DataError
 from prealign.runs import write_atomic
 from prealign.score.annotate import annotate
@@ -95,7 +95,7 @@ def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
     if not (folder / "vocabulary" / "scheme.json").exists():
         say("training the tokenizer on text without tags")
         specials = 2 + len(settings.scheme.tags)
-        texts = _first_chars(_split(annotated, settings, "train"), settings.tokenizer_chars)
+        texts = _first_chars(documents_of(settings, folder, "train"), settings.tokenizer_chars)
         tokenizer = train_text_tokenizer(texts, size=settings.vocab_size - specials)
         Vocabulary(tokenizer, settings.scheme).save(folder / "vocabulary")
     return read_prepared(settings, folder, say)
@@ -104,7 +104,6 @@ def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
 def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line: None) -> Prepared:
     """Return what `prepare` left in `folder`; the token shard is written if it is not there."""
     vocabulary = load_vocabulary(folder / "vocabulary")
-    annotated = folder / "annotated"
     if not (folder / "tokens").exists():
         say("encoding the corpus")
         encoder = Encoder(
@@ -113,8 +112,8 @@ def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line
             dropout_share=settings.dropout_share,
             bare_documents_share=settings.bare_documents_share,
         )
-        write_tokens(folder / "tokens", _split(annotated, settings, "train"), encoder)
-    heldout = _heldout(annotated, settings)
+        write_tokens(folder / "tokens", documents_of(settings, folder, "train"), encoder)
+    heldout = _heldout(folder, settings)
     summary = _summary(folder, heldout)
     return Prepared(vocabulary, read_tokens(folder / "tokens"), heldout, summary)
 
@@ -243,19 +242,14 @@ def bad_prompts(
 
 def documents_of(settings: CorpusSettings, folder: Path, part: Part) -> Iterator[Document]:
     """Yield the documents of one part of the corpus that `prepare` left in `folder`."""
-    return _split(folder / "annotated", settings, part)
+    documents = read_shards(folder / "annotated")
+    return split(documents, part, seed=0, heldout_share=settings.heldout_share)
 
 
-def _split(annotated: Path, settings: CorpusSettings, part: str) -> Iterator[Document]:
-    for document in read_shards(annotated):
-        if split_of(document.source, seed=0, heldout_share=settings.heldout_share) == part:
-            yield document
-
-
-def _heldout(annotated: Path, settings: CorpusSettings) -> list[Document]:
+def _heldout(folder: Path, settings: CorpusSettings) -> list[Document]:
     """Return held-out documents, spread over the packages, up to the size that is asked for."""
     by_source: dict[str, list[Document]] = {}
-    for document in _split(annotated, settings, "heldout"):
+    for document in documents_of(settings, folder, "heldout"):
         by_source.setdefault(document.source, []).append(document)
     chosen: list[Document] = []
     size = 0
@@ -266,7 +260,7 @@ def _heldout(annotated: Path, settings: CorpusSettings) -> list[Document]:
                 size += len(document.text.encode())
     if not chosen:
         raise DataError(
-            f"no package of {annotated.name} fell into the held-out share of "
+            "no package of annotated fell into the held-out share of "
             f"{settings.heldout_share}; give more packages or a larger corpus.heldout_share"
         )
     return chosen

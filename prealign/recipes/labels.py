@@ -22,7 +22,7 @@ from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.recipes.arms import Arm, Stage
 from prealign.recipes.comparison import Comparison, Measuring, Size, open_study, speaker
-from prealign.recipes.data import CorpusSettings, documents_of, prepare
+from prealign.recipes.data import CorpusSettings, documents_of
 from prealign.score.classifier import Classifier, fit_classifier
 from prealign.score.tag import Threshold
 from prealign.train.settings import TrainSettings
@@ -86,7 +86,7 @@ class Labels:
         """Fit the classifier, train both arms for each seed, and return the path of the report."""
         study = self.comparison(out)
         say = speaker(Console(), open_study(out, study))
-        prepare(study.corpus, out, say)
+        prepared = study.prepare(out)
         if not (out / "classifier" / "classifier.json").exists():
             say("fitting a classifier to the labels, to judge what the models write")
             fit_classifier(
@@ -100,7 +100,7 @@ class Labels:
             f"{found['auc']:.3f}; mean probability of bad ones {found['mean_of_bad']:.3f}, "
             f"of good ones {found['mean_of_good']:.3f}"
         )
-        return study(out)
+        return study.compare(out, prepared)
 
     def comparison(self, out: Path) -> Comparison:
         """Return the comparison of a model with tags and one without.
