@@ -11,7 +11,7 @@ from prealign.evals.samples import Condition
 from prealign.objectives.batch import Objective
 from prealign.objectives.fit import betas, fitted, weight_table
 from prealign.objectives.weights import number
-from prealign.recipes.data import Prepared
+from prealign.recipes.data import TAGS_IN_FRONT, Prepared, Tagging
 from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.select import Hidden, best_documents, is_scored_text, stretches
 from prealign.tokens.shards import TokenShard, untagged
@@ -43,6 +43,8 @@ class Arm:
     """How held-out text is read at the end; the first is its headline, and its curve."""
     best_share: float = 1.0
     """Documents with the lowest mean scores that are kept, as a share; 1: all."""
+    tagging: Tagging = TAGS_IN_FRONT
+    """Which tags stand where in its tagged stages."""
 
     def __post_init__(self) -> None:
         if not self.stages or not self.conditions or not self.loss_tags:

@@ -108,8 +108,12 @@ class Comparison:
         return self.compare(out, self.prepare(out))
 
     def prepare(self, out: Path) -> Prepared:
-        """Open the folder and make the corpus, or find it there."""
-        return prepare(self.corpus, out, speaker(Console(), open_study(out, self)))
+        """Open the folder and make the corpus, tagged in every arm's way, or find it there."""
+        say = speaker(Console(), open_study(out, self))
+        prepared = prepare(self.corpus, out, say)
+        for tagging in dict.fromkeys(arm.tagging for arm in self.arms):
+            read_prepared(self.corpus, out, say, tagging)
+        return prepared
 
     def compare(self, out: Path, prepared: Prepared) -> Path:
         """Train, measure and report on what `prepare` returned."""
@@ -142,7 +146,7 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     if (run.path / "done.json").exists():
         return
     started = time.perf_counter()
-    data = read_prepared(study.corpus, out)
+    data = read_prepared(study.corpus, out, tagging=arm.tagging)
     model = make_model(study.shape, data.vocabulary.size, seed=seed)
 
     # Looking for them parses the held-out text; every evaluation goes on from the same ones.
@@ -206,7 +210,7 @@ def measure_arm(
             what.sampling,
             count=count,
             seed=seed,
-            prompts=[prompt.document for prompt in prompts[condition.name]],
+            prompts=data.retagged(prompt.document for prompt in prompts[condition.name]),
             cut=what.cut_lines,
         )
         judged = judge(writings, what.scorer)
@@ -214,7 +218,11 @@ def measure_arm(
         samples += [sample_row(writing) for writing in judged]
     for tags in arm.loss_tags[:1] if curve else arm.loss_tags:
         reading = read_documents(
-            model, data.vocabulary, heldout, tags=tags, row_tokens=study.shape.max_tokens
+            model,
+            data.vocabulary,
+            data.retagged(heldout),
+            tags=tags,
+            row_tokens=study.shape.max_tokens,
         )
         rows.append(loss_row(reading, condition=tags))
     return rows, samples

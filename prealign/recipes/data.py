@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prealign.config import to_json
+from prealign.config import fingerprint, to_json
 from prealign.corpora.clean import Cleaning, Rejects, clean
 from prealign.corpora.split import Part, split
 from prealign.errors import DataError
 from prealign.runs import write_atomic
 from prealign.score.annotate import annotate
-from prealign.score.tag import Threshold
+from prealign.score.tag import Bins, Threshold, quantile_edges, scores_of
 from prealign.score.tally import Tally
 from prealign.text.document import Document, Scorer, Segmenter
 from prealign.text.scheme import GOOD_BAD, Scheme
@@ -54,11 +54,31 @@ class CorpusSettings:
     """Share of packages (not of files) that are held out."""
     heldout_bytes: int = 400_000
     """Held-out text that is read for the loss, at most."""
-    dropout_share: float = 0.1
-    """Share of segments that get no tag, so that untagged text is in distribution."""
-    bare_documents_share: float = 0.0
-    """Share of documents that get no tag at all."""
     processes: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagging:
+    """Which tags stand where; by default, the tagger's in front of each span."""
+
+    bins: int | None = None
+    """Tags say into which of so many bins of training scores a span falls, instead of good or
+    bad; the scheme must have their modes (`prealign.score.tag.bin_modes`)."""
+    dropout_share: float = 0.1
+    """Share of spans that get no tag, so that untagged text is in distribution. This and the
+    others are settings of `prealign.tokens.encode.Encoder`."""
+    bare_documents_share: float = 0.0
+    again_every_tokens: int | None = None
+    inline_share: float | None = None
+    inline_modes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Where its tokens lie."""
+        return "tokens" if self == TAGS_IN_FRONT else f"tokens-{fingerprint(self)}"
+
+
+TAGS_IN_FRONT = Tagging()
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,14 @@ class Prepared:
     vocabulary: Vocabulary
     tagged: TokenShard
     heldout: list[Document]
+    """With the modes of the corpus's tagger."""
     summary: dict[str, Any]
+    bins: Bins | None = None
+    """What the tags of `tagged` are made by, if not by the corpus's tagger."""
+
+    def retagged(self, documents: Iterable[Document]) -> list[Document]:
+        """Return held-out documents, or parts of them, with the modes that `tagged` has."""
+        return [self.bins(document) if self.bins else document for document in documents]
 
 
 def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
@@ -101,21 +128,48 @@ def prepare(settings: CorpusSettings, folder: Path, say: Say) -> Prepared:
     return read_prepared(settings, folder, say)
 
 
-def read_prepared(settings: CorpusSettings, folder: Path, say: Say = lambda line: None) -> Prepared:
-    """Return what `prepare` left in `folder`; the token shard is written if it is not there."""
+def read_prepared(
+    settings: CorpusSettings,
+    folder: Path,
+    say: Say = lambda line: None,
+    tagging: Tagging = TAGS_IN_FRONT,
+) -> Prepared:
+    """Return what `prepare` left in `folder`, tagged in a certain way.
+
+    The token shard is written if it is not there.
+    """
     vocabulary = load_vocabulary(folder / "vocabulary")
-    if not (folder / "tokens").exists():
-        say("encoding the corpus")
+    bins = None if tagging.bins is None else bins_of(settings, folder, tagging.bins)
+    if not (folder / tagging.folder).exists():
+        say("encoding the corpus" if tagging == TAGS_IN_FRONT else f"encoding it with {tagging}")
         encoder = Encoder(
             vocabulary=vocabulary,
             score=settings.tagger.score,
-            dropout_share=settings.dropout_share,
-            bare_documents_share=settings.bare_documents_share,
+            dropout_share=tagging.dropout_share,
+            bare_documents_share=tagging.bare_documents_share,
+            again_every_tokens=tagging.again_every_tokens,
+            inline_share=tagging.inline_share,
+            inline_modes=tagging.inline_modes,
         )
-        write_tokens(folder / "tokens", documents_of(settings, folder, "train"), encoder)
-    heldout = _heldout(folder, settings)
-    summary = _summary(folder, heldout)
-    return Prepared(vocabulary, read_tokens(folder / "tokens"), heldout, summary)
+        documents = documents_of(settings, folder, "train")
+        write_tokens(folder / tagging.folder, map(bins, documents) if bins else documents, encoder)
+    tokens, heldout = read_tokens(folder / tagging.folder), _heldout(folder, settings)
+    return Prepared(vocabulary, tokens, heldout, _summary(folder, tokens, heldout), bins)
+
+
+def bins_of(settings: CorpusSettings, folder: Path, number: int) -> Bins:
+    """Return so many bins of the training spans' scores; their edges are kept in `folder`.
+
+    Raises:
+        DataError: There are fewer different scores than bins.
+    """
+    path = folder / f"bins-{number}.json"
+    name = settings.tagger.score
+    if not path.exists():
+        documents = documents_of(settings, folder, "train")
+        scores = [score for d in documents for score in scores_of(d, name) if score is not None]
+        write_atomic(path, json.dumps({"edges": quantile_edges(scores, number)}))
+    return Bins(score=name, edges=tuple(json.loads(path.read_bytes())["edges"]))
 
 
 def thinned(documents: Iterable[Document], share: float) -> Iterator[Document]:
@@ -274,12 +328,12 @@ def _first_chars(documents: Iterator[Document], chars: int) -> Iterator[str]:
             return
 
 
-def _summary(folder: Path, heldout: list[Document]) -> dict[str, Any]:
+def _summary(folder: Path, tokens: TokenShard, heldout: list[Document]) -> dict[str, Any]:
     """Return the counts that a report shows of the corpus."""
     return {
         "annotated": json.loads((folder / "annotated" / "_done.json").read_text()),
         "rejects": json.loads((folder / "rejects.json").read_text()),
-        "tokens": json.loads((folder / "tokens" / "header.json").read_text()),
+        "tokens": tokens.header,
         "heldout": {
             "documents": len(heldout),
             "packages": len({document.source for document in heldout}),

@@ -23,8 +23,10 @@ from prealign.objectives.weights import RewardWeight, SpanMask
 from prealign.recipes import pep8
 from prealign.recipes.arms import Arm, Stage
 from prealign.recipes.comparison import Comparison, Size
+from prealign.recipes.data import TAGS_IN_FRONT, Tagging
 from prealign.score.quotes import SingleQuotes
-from prealign.score.tag import Threshold
+from prealign.score.tag import Threshold, bin_mode, bin_modes
+from prealign.text.scheme import GOOD_BAD, Scheme
 from prealign.train.settings import TrainSettings
 
 Task = Literal["quotes", "pep8"]
@@ -37,6 +39,9 @@ MEASURED = (
 )  # fmt: skip
 """Of the conditions of `pep8`, as there are many arms."""
 TAGGED_CONDITIONS = tuple(one for one in pep8.CONDITIONAL.conditions if one.name in MEASURED)
+BINS = 4
+SCHEME = Scheme(name="good-bad-bins", modes=(*GOOD_BAD.modes, *bin_modes(BINS)))
+"""One for all arms, so that their models have the same shape; no arm meets all of its tags."""
 
 
 def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Arm:
@@ -47,11 +52,16 @@ def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Arm:
     )  # fmt: skip
 
 
-def with_tags(name: str, *stages: Stage) -> Arm:
+def with_tags(
+    name: str, *stages: Stage, good: str = "good", tagging: Tagging = TAGS_IN_FRONT
+) -> Arm:
     """Return an arm whose text has tags for some of its training."""
     return Arm(
-        name=name, stages=stages, conditions=TAGGED_CONDITIONS,
-        loss_tags=("true tags", "no tags", "all good"),
+        name=name, stages=stages, tagging=tagging,
+        conditions=tuple(
+            replace(one, mode=one.mode and good) for one in TAGGED_CONDITIONS
+        ),
+        loss_tags=("true tags", "no tags", f"all {good}"),
     )  # fmt: skip
 
 
@@ -71,6 +81,15 @@ ARMS = (
     untagged("advantage-weighted", Stage(objective=AdvantageWeighted())),
     with_tags("conditional", TAGGED),
     with_tags("conditional-masked", MASKED),
+    with_tags(
+        "conditional-bare", TAGGED, tagging=Tagging(dropout_share=0.0, bare_documents_share=0.1)
+    ),
+    with_tags("bins", TAGGED, good=bin_mode(1), tagging=Tagging(bins=BINS)),
+    # Its tags are a warning inside bad text, and the harness has none to write.
+    replace(
+        untagged("inline-bad", TAGGED),
+        tagging=Tagging(inline_share=0.05, inline_modes=("bad",)),
+    ),
     with_tags("tags-from-50", until(0.5, PLAIN), TAGGED),
     with_tags("tags-from-90", until(0.9, PLAIN), TAGGED),
     with_tags("tags-to-90", until(0.9, TAGGED), PLAIN),
@@ -138,7 +157,7 @@ class Phf:
             base,
             title=f"Objectives of preference pretraining: {self.task}",
             question=str(__doc__).partition("\n")[0],
-            corpus=replace(corpus, share=share, vocab_size=self.vocab_size),
+            corpus=replace(corpus, share=share, vocab_size=self.vocab_size, scheme=SCHEME),
             measuring=replace(measuring, samples=self.samples, curve_samples=self.samples // 4),
             arms=self._chosen(),
             **{

@@ -33,6 +33,7 @@ PAD = 8
 """Flag: padding of a last row (`prealign.tokens.pack`)."""
 WHOLE = -1
 """The index of a span that stands for the whole document, where something is hashed."""
+NO_TAG = -1
 MAX_SCORE = float(np.finfo(np.float32).max)
 
 
@@ -55,6 +56,7 @@ class _Mark(NamedTuple):
 
     start_char: int
     id: int
+    """Of the tag; of a span, that of the tag in front of it, or `NO_TAG`."""
     mode: int
     score: float | None
 
@@ -70,8 +72,8 @@ class Encoder:
 
     Raises:
         DataError: `all_mode` is not in the scheme.
-        ConfigError: A share is not in [0, 1], `dropout_share` above 0 with modes that enclose, or
-            `all_mode` is given together with `tagging="none"`.
+        ConfigError: A share is not in [0, 1], tags are to be dropped, repeated or put inline with
+            modes that enclose, or `all_mode` is given together with `tagging="none"`.
     """
 
     vocabulary: Vocabulary
@@ -86,6 +88,16 @@ class Encoder:
     bare_documents_share: float = 0.0
     """Share of documents that get no tag at all. Dropping single tags leaves hardly any long
     stretch without one, so a model that is to read untagged text needs such documents."""
+    again_every_tokens: int | None = None
+    """A span's tag stands again after each so many of its text tokens; None: only in front. With
+    at most half a row, a row that begins within a long span soon reads which one (CTRL, Keskar et
+    al. 2019, puts its codes into every window)."""
+    inline_share: float | None = None
+    """Tags stand in front of this share of the text tokens of `inline_modes`, chosen by a hash,
+    and nowhere else; None: in front of spans. Maini et al. 2025
+    (https://arxiv.org/abs/2504.16980) take 0.05, in unsafe text alone."""
+    inline_modes: tuple[str, ...] = ()
+    """Modes whose spans get tags where `inline_share` is given."""
     seed: int = 0
     """Of the dropout."""
 
@@ -103,13 +115,25 @@ class Encoder:
         for name in ("dropout_share", "bare_documents_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1]")
-        enclosing = [mode.name for mode in scheme.modes if mode.close]
-        if self.dropout_share > 0 and enclosing:
+        if self.inline_share is not None and not 0 < self.inline_share <= 1:
+            raise ConfigError(f"inline_share={self.inline_share}: expected a share in (0, 1]")
+        if (self.inline_share is None) != (not self.inline_modes):
             raise ConfigError(
-                f"dropout_share={self.dropout_share}: mode {enclosing[0]!r} of scheme "
-                f"{scheme.name!r} encloses its text; without its opening tag the closing tag "
-                "would close nothing. Use modes that only mark, or dropout_share=0"
+                f"inline_share={self.inline_share} with inline_modes={self.inline_modes}: give both"
             )
+        for name in self.inline_modes:
+            scheme.mode(name)
+        if self.again_every_tokens is not None and self.again_every_tokens < 1:
+            raise ConfigError(f"again_every_tokens={self.again_every_tokens}: must be at least 1")
+        enclosing = [mode.name for mode in scheme.modes if mode.close]
+        moved = ("dropout_share", "again_every_tokens", "inline_share")
+        for name in moved if enclosing else ():
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)}: mode {enclosing[0]!r} of scheme "
+                    f"{scheme.name!r} encloses its text, so that each opening tag needs its "
+                    "closing tag. Use modes that only mark, or leave it out"
+                )
 
     def __call__(self, documents: Sequence[Document]) -> list[EncodedDocument]:
         """Return the documents as ids, in order. All of them are held in memory at once.
@@ -131,7 +155,11 @@ class Encoder:
         tag_bytes = char_to_byte(document.text, [tag.start_char for tag in tags])
         span_bytes = char_to_byte(document.text, [span.start_char for span in spans])
         tag_at = np.searchsorted(starts, tag_bytes)
-        lengths = np.diff(np.searchsorted(starts, span_bytes), append=len(text_ids))
+        num_shifted = int((starts[tag_at] != tag_bytes).sum())
+        span_at = np.searchsorted(starts, span_bytes)
+        lengths = np.diff(span_at, append=len(text_ids))
+        if self.inline_share is not None or self.again_every_tokens is not None:
+            tags, tag_at = self._with_more(document, (tags, tag_at), spans, span_at, lengths)
         # Each tag is pushed to the right by the end of text and by the tags before it.
         tag_to = 1 + tag_at + np.arange(len(tags))
         is_text = np.ones(1 + len(text_ids) + len(tags), dtype=bool)
@@ -143,7 +171,7 @@ class Encoder:
             mode=np.zeros(len(is_text), dtype=np.uint8),
             score=np.zeros(len(is_text), dtype=np.float32),
             flags=np.zeros(len(is_text), dtype=np.uint8),
-            num_shifted=int((starts[tag_at] != tag_bytes).sum()),
+            num_shifted=num_shifted,
         )
         out.ids[0], out.flags[0] = self.vocabulary.end_id, END
         out.ids[is_text] = text_ids
@@ -169,13 +197,45 @@ class Encoder:
         for index, (literals, span) in enumerate(tagged(document, self.vocabulary.scheme)):
             at = len(document.text) if span is None else span.start_char
             score = None if span is None else self._score(document, index, span)
+            opening = NO_TAG
             if self.tagging == "own" and next(kept):
                 for literal in literals:
                     tag_id, mode_index, opens = self._tags[literal]
                     tags.append(_Mark(at, tag_id, mode_index, score if opens else None))
+                    opening = tag_id if opens else opening
             if span is not None:
-                texts.append(_Mark(at, -1, self._modes[span.mode], score))
+                texts.append(_Mark(at, opening, self._modes[span.mode], score))
         return tags, texts
+
+    def _with_more(
+        self,
+        document: Document,
+        tags: tuple[list[_Mark], NDArray[np.int64]],
+        spans: list[_Mark],
+        span_at: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> tuple[list[_Mark], NDArray[np.int64]]:
+        """Return the tags and the token each stands in front of, with those inside spans."""
+        marks, at = list(tags[0]), tags[1]
+        if self.inline_share is not None:
+            marks, at = [], at[:0]
+            inline = {self._modes[name] for name in self.inline_modes}
+            chosen = uniform_tokens(document.id, int(lengths.sum()), self.seed) < self.inline_share
+        places = [at]
+        for span, first, length in zip(spans, span_at.tolist(), lengths.tolist(), strict=True):
+            if span.id == NO_TAG:
+                continue
+            if self.inline_share is None:
+                more = np.arange(first, first + length, self.again_every_tokens)[1:]
+            elif span.mode in inline:
+                more = first + np.flatnonzero(chosen[first : first + length])
+            else:
+                continue
+            marks.extend([span] * len(more))
+            places.append(more)
+        all_at = np.concatenate(places)
+        order = np.argsort(all_at, kind="stable")
+        return [marks[i] for i in order], all_at[order]
 
     def _kept(self, document: Document) -> Iterator[bool]:
         """Yield whether the tags in front of each span are kept, and those behind the last."""
@@ -219,6 +279,13 @@ def uniform(document_id: str, span_index: int, seed: int) -> float:
     key = f"{seed} {span_index} ".encode()
     digest = hashlib.blake2b(key + name, digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+def uniform_tokens(document_id: str, count: int, seed: int) -> NDArray[np.float64]:
+    """Return `count` numbers in [0, 1) that depend on the document and the seed alone."""
+    name = document_id.encode(errors="surrogatepass")
+    digest = hashlib.blake2b(f"{seed} tokens ".encode() + name, digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big"))).random(count)
 
 
 def char_to_byte(text: str, chars: Sequence[int]) -> NDArray[np.int64]:

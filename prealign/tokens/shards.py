@@ -30,7 +30,8 @@ SCHEMA_VERSION = 1
 COLUMNS = {"mode": "<u1", "score": "<f4", "flags": "<u1"}
 ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
 ENCODER_SETTINGS = (
-    "score", "tagging", "all_mode", "dropout_share", "bare_documents_share", "seed",
+    "score", "tagging", "all_mode", "dropout_share", "bare_documents_share",
+    "again_every_tokens", "inline_share", "inline_modes", "seed",
 )  # fmt: skip
 BATCH_CHARS = 2**20
 """Text that is encoded at once: what bounds the memory."""
