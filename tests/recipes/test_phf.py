@@ -23,6 +23,19 @@ def test_arms_can_be_chosen_and_their_control_stays():
         Phf(arms="condition").comparison()
 
 
+def test_arms_ask_for_the_tags_that_their_text_has():
+    for arm in ARMS:
+        study = Phf().comparison()
+        modes = {condition.mode for condition in arm.conditions} - {None}
+        for mode in modes:
+            study.corpus.scheme.mode(mode)
+        inline = arm.tagging.inline_share is not None
+        assert (arm.tagged and not inline) == bool(modes), arm.name
+        assert all(mode.startswith("bin-") == (arm.tagging.bins is not None) for mode in modes)
+        if modes:
+            assert arm.loss_tags[-1] == f"all {modes.pop()}"
+
+
 def test_an_arm_whose_text_ends_untagged_still_counts_as_tagged():
     by_name = {arm.name: arm for arm in ARMS}
     assert [s.tagged for s in by_name["tags-to-90"].stages] == [True, False]

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prealign.errors import DataError
+from prealign.errors import ConfigError, DataError
 from prealign.score.quotes import SingleQuotes
 from prealign.score.segment import Lines, segment
-from prealign.score.tag import Threshold
+from prealign.score.tag import Bins, Threshold, bin_modes, quantile_edges
 from prealign.text.document import Document, Span
 
 
@@ -80,3 +80,50 @@ def test_what_no_scorer_could_judge_is_never_good(scores):
 def test_a_score_that_nobody_gave_is_an_error_not_a_mode():
     with pytest.raises(DataError, match=r"document 'd', span 0: has no score 'q' \(it has: p\)"):
         Threshold(score="q")(scored(0.0))
+
+
+def of_scores(*scores) -> Document:
+    spans = tuple(Span(i, i + 1, "good", {"s": score}) for i, score in enumerate(scores))
+    return Document("d", "x" * len(scores), spans)
+
+
+def test_a_bin_holds_the_scores_up_to_its_edge():
+    document = Bins(score="s", edges=(0.0, 0.5))(of_scores(0, 0.1, 0.5, 0.6, None, -1))
+    modes = [span.mode for span in document.spans]
+    assert modes == ["bin-1", "bin-2", "bin-2", "bin-3", None, "bin-1"]
+    assert [mode.name for mode in bin_modes(3)] == ["bin-1", "bin-2", "bin-3"]
+    assert bin_modes(2)[1].open == "<|bin-2|>"
+
+
+@pytest.mark.parametrize(
+    ("scores", "bins", "edges"),
+    [
+        ([1, 2, 3, 4], 2, (2,)),
+        ([4, 3, 2, 1], 4, (1, 2, 3)),
+        ([0, 0, 0, 0, 0, 0, 1, 2, 3], 4, (0, 1, 2)),  # the mass at 0 is one bin
+        ([0, 0, 0, 5], 2, (0,)),
+        ([0, 5, 5, 5], 2, (0,)),  # leaves something to the last
+        ([1, 2, 3, 4, 5], 2, (3,)),
+    ],
+)
+def test_edges_part_scores_evenly_as_far_as_ties_allow(scores, bins, edges):
+    assert quantile_edges(scores, bins) == edges
+
+
+@given(st.lists(st.integers(0, 30), min_size=5), st.integers(2, 5))
+def test_no_bin_is_empty(values, bins):
+    if len(set(values)) < bins:
+        with pytest.raises(DataError, match="different values"):
+            quantile_edges(values, bins)
+        return
+    found = Bins(score="s", edges=quantile_edges(values, bins))(of_scores(*values))
+    assert {span.mode for span in found.spans} == {mode.name for mode in bin_modes(bins)}
+
+
+def test_bins_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="expected scores that rise"):
+        Bins(score="s", edges=(1.0, 1.0))
+    with pytest.raises(ConfigError, match="bins=1"):
+        quantile_edges([1, 2], 1)
+    with pytest.raises(DataError, match="has no score 't'"):
+        Bins(score="t", edges=(0.0,))(of_scores(1))

@@ -1,6 +1,7 @@
 """Documents as ids: tags where markup puts them, text untouched by them, dropout by hash."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from prealign.score.segment import Lines, Sentences, segment
 from prealign.text.document import Document, Span
 from prealign.text.markup import tagged
 from prealign.text.scheme import GOOD_BAD, TWO_MODES, Scheme
-from prealign.tokens.encode import END, SCORED, TAG, Encoder, uniform
+from prealign.tokens.encode import END, SCORED, TAG, Encoder, uniform, uniform_tokens
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 from tests.tokens.documents import CORPUS, enclosed, lines, marked, vocabulary, without_scores
@@ -223,16 +224,109 @@ def test_some_documents_have_no_tag_at_all_and_the_others_all_of_theirs():
     assert tags != [int((one.flags & TAG != 0).sum()) for one in other]
 
 
+@settings(max_examples=150, deadline=None)
+@given(marked(), st.integers(1, 4), st.sampled_from([0.0, 0.5]))
+def test_a_span_repeats_its_tag_after_every_so_many_tokens(document, every, dropout):
+    more = {"score": "s", "dropout_share": dropout}
+    once, again = encode(document, **more), encode(document, again_every_tokens=every, **more)
+    expected, tag, since = [], None, 0
+    for token, flags, mode in zip(once.ids, once.flags, once.mode, strict=True):
+        if flags & TAG:
+            tag, since = (token, mode), 0
+        elif tag is not None and mode == tag[1]:
+            # Where a span has no text of its own, or the next has the same mode and no tag, the
+            # walk cannot tell them apart: those documents are left to the test below.
+            if since and since % every == 0:
+                expected.append(tag[0])
+            since += 1
+        else:
+            tag = None
+        expected.append(token)
+    neighbours = [span.mode for span in document.spans if span.end_char > span.start_char]
+    if dropout == 0 or all(a != b for a, b in pairwise(neighbours)):
+        assert again.ids.tolist() == expected
+    text = (again.flags & TAG) == 0
+    for column in ("ids", "mode", "score", "flags"):
+        kept = getattr(once, column)[(once.flags & TAG) == 0].tolist()
+        assert getattr(again, column)[text].tolist() == kept
+    assert again.num_shifted == once.num_shifted
+
+
+def test_a_repeated_tag_has_the_mode_and_score_of_its_span():
+    v = vocabulary()
+    document = Document("d", "ababab", (Span(0, 6, "bad", {"s": 0.5}),))
+    text = v.encode_text("ababab")
+    encoded = encode(document, score="s", again_every_tokens=2)
+    bad = v.open_id("bad")
+    assert (
+        encoded.ids.tolist()
+        == [v.end_id, bad, *text[:2], bad, *text[2:4], bad, *text[4:]][
+            : 1 + len(text) + -(-len(text) // 2)
+        ]
+    )
+    tags = (encoded.flags & TAG) != 0
+    assert encoded.score[tags].tolist() == [0.5] * int(tags.sum())
+    assert (encoded.flags[tags] == TAG | SCORED).all()
+    assert (encoded.mode[tags] == 2).all()
+
+
+def test_inline_tags_stand_before_their_share_of_the_tokens_of_some_modes_alone():
+    document = lines("d", "x\n" * 6000)
+    inline = encode(document, inline_share=0.05, inline_modes=("bad",), seed=3)
+    tags = np.flatnonzero(inline.flags & TAG)
+    assert set(inline.ids[tags]) == {vocabulary().open_id("bad")}
+    # The next token that is no tag is bad text.
+    assert (inline.mode[tags] == 2).all()
+    assert (inline.mode[tags + 1] == 2).all()
+    bad_text = int(((inline.mode == 2) & ((inline.flags & TAG) == 0)).sum())
+    assert abs(len(tags) - 0.05 * bad_text) < 5 * math.sqrt(bad_text * 0.05 * 0.95)
+    without = encode(document, tagging="none")
+    assert inline.ids[(inline.flags & TAG) == 0].tolist() == without.ids.tolist()
+    again = encode(document, inline_share=0.05, inline_modes=("bad",), seed=4)
+    assert again.ids.tolist() != inline.ids.tolist()
+    # Where tags stand does not depend on the documents beside this one.
+    pair = Encoder(vocabulary=vocabulary(), inline_share=0.05, inline_modes=("bad",), seed=3)(
+        [lines("e", "y\n"), document]
+    )
+    assert pair[1].ids.tolist() == inline.ids.tolist()
+
+
+def test_dropped_tags_are_not_put_inline_either():
+    document = lines("d", "x\n" * 300)
+    more = {"inline_share": 1.0, "inline_modes": ("bad",)}
+    every = encode(document, **more)
+    bad_text = int(((every.mode == 2) & ((every.flags & TAG) == 0)).sum())
+    assert int((every.flags & TAG != 0).sum()) == bad_text
+    fewer = encode(document, dropout_share=0.5, **more)
+    assert 0 < int((fewer.flags & TAG != 0).sum()) < bad_text
+    assert not (encode(document, bare_documents_share=1.0, **more).flags & TAG).any()
+
+
 def test_the_hash_of_dropout_is_the_same_on_every_machine():
     draws = [uniform(name, index, seed) for name, index, seed in [("a", 0, 0), ("\u65e5", 7, -1)]]
     assert draws == [0.4189000096786685, 0.18478743756399119]
     assert len({uniform("a", 11, 0), uniform("a1", 1, 0), uniform("1a", 1, 0)}) == 3
+    assert uniform_tokens("a", 3, 0).tolist() == uniform_tokens("a", 5, 0)[:3].tolist()
+    assert uniform_tokens("a", 2, 0).tolist() == [0.14485755299619396, 0.7555549502168865]
 
 
 def test_settings_that_contradict_each_other_are_refused():
     v, two = vocabulary(), vocabulary(TWO_MODES)
-    with pytest.raises(ConfigError, match=r"mode 'human'.*closing tag would close nothing"):
-        Encoder(vocabulary=two, dropout_share=0.1)
+    for more in (
+        {"dropout_share": 0.1},
+        {"again_every_tokens": 4},
+        {"inline_share": 0.1, "inline_modes": ("ai",)},
+    ):
+        with pytest.raises(ConfigError, match=r"mode 'human'.*each opening tag needs its closing"):
+            Encoder(vocabulary=two, **more)
+    with pytest.raises(ConfigError, match="again_every_tokens=0: must be at least 1"):
+        Encoder(vocabulary=v, again_every_tokens=0)
+    with pytest.raises(ConfigError, match="inline_share=0: expected a share"):
+        Encoder(vocabulary=v, inline_share=0, inline_modes=("bad",))
+    with pytest.raises(ConfigError, match="give both"):
+        Encoder(vocabulary=v, inline_share=0.1)
+    with pytest.raises(DataError, match="mode 'ai' is not in scheme"):
+        Encoder(vocabulary=v, inline_share=0.1, inline_modes=("ai",))
     with pytest.raises(ConfigError, match=r"dropout_share=-0\.1"):
         Encoder(vocabulary=v, dropout_share=-0.1)
     with pytest.raises(ConfigError, match=r"bare_documents_share=1\.5"):
