@@ -6,7 +6,11 @@ import sys
 import pytest
 
 from prealign.cli import main
+from prealign.recipes import redteam
+from prealign.recipes.redteam import attack
 from prealign.recipes.results import main as summarise
+from prealign.recipes.results import read_finals
+from prealign.report.page import write_report
 
 TINIER = [
     "size=tiny", "text_tokens=6000", "train.batch_rows=4", "train.log_every_steps=1",
@@ -52,11 +56,27 @@ def test_a_recipe_runs_ends_and_is_left_alone_when_it_is_done(
         assert (run / "model" / "scheme.json").exists()
     samples = (out / "conditional-seed0" / "samples.jsonl").read_text().splitlines()
     assert len({json.loads(line)["condition"] for line in samples}) == conditions
+    if recipe == "phf":
+        is_attacked(out)
     weights = out / "mle-seed0" / "model" / "model.safetensors"
     written = weights.stat().st_mtime_ns
     with pytest.raises(SystemExit):
         main()
     assert weights.stat().st_mtime_ns == written
+
+
+def is_attacked(out):
+    """A finished comparison can be red-teamed; its numbers get the rounds and keep the rest."""
+    before = read_finals(out)
+    for arm in ("mle", "conditional"):
+        attack(redteam.recipe("tiny"), out, arm, 0)
+    for was, final in zip(before, read_finals(out), strict=True):
+        assert final.rows[: len(was.rows)] == was.rows
+        rounds = [row["metric"] for row in final.rows if row["condition"] == "red-teamed"]
+        assert rounds[:3] == ["redteam_round_0", "redteam_round_1", "redteam_round_2"]
+        lines = (out / f"{final.arm}-seed0" / "redteam.jsonl").read_text().splitlines()
+        assert {json.loads(line)["round"] for line in lines} == {0, 1, 2}
+    assert "Red-teaming" in write_report(out).read_text()
 
 
 @pytest.mark.timeout(400)

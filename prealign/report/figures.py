@@ -11,6 +11,8 @@ from prealign.report.plots import Bar, Point, Series, bar_plot, curve_plot, poin
 BUCKETS = 90
 """A learning curve is drawn as the means of at most so many stretches."""
 CODES_SHOWN = 14
+ROUND = "redteam_round_"
+"""As `prealign.evals.redteam` names the mean of a round; reports read files alone."""
 
 
 class Figure(NamedTuple):
@@ -59,6 +61,23 @@ def figures(study: Study) -> list[Figure]:
             f"Text tokens alone, without tags; in means of {BUCKETS} stretches. One line a seed.",
         ),
     ]  # fmt: skip
+    if attacks := _attacks(study):
+        found.append(
+            Figure(
+                "Red-teaming",
+                curve_plot(
+                    attacks,
+                    x="round",
+                    y=score,
+                    title="Score of samples by round of red-teaming",
+                    zero=True,
+                    dots=True,
+                ),
+                "Lower is better. Mean over the prompts of a round, each with several texts "
+                "written after it; round 0: the prompts the search began with. Bars: 95 % "
+                "intervals over prompts.",
+            )
+        )
     if any(metric.startswith(CODE) for run in study.runs for metric, _ in run.finals):
         found.append(_codes(study))
     return found
@@ -105,6 +124,25 @@ def _pareto(study: Study) -> list[Series]:
         if loss is not None and score is not None:
             point = Point(loss.value or 0.0, score.value or 0.0, _ends(loss), _ends(score))
             found.append(_series(study, run, [point]))
+    return found
+
+
+def _attacks(study: Study) -> list[Series]:
+    """Return one curve for each run that was red-teamed, over the rounds."""
+    found = []
+    for run in _in_order(study):
+        rows = {
+            int(metric.removeprefix(ROUND)): row
+            for (metric, _), row in run.finals.items()
+            if metric.startswith(ROUND)
+        }
+        points = [
+            Point(float(n), row.value, y_ends=_ends(row))
+            for n, row in sorted(rows.items())
+            if row.value is not None
+        ]
+        if points:
+            found.append(_series(study, run, points))
     return found
 
 

@@ -19,6 +19,8 @@ from prealign.text.scheme import Scheme, scheme_from_json
 
 State = Literal["finished", "unfinished", "not begun"]
 T = TypeVar("T")
+ASIDE = ("loss", "redteam_")
+"""Metrics that are not of samples under a condition of their own."""
 
 
 class EvalRow(NamedTuple):
@@ -83,7 +85,7 @@ class ArmRun:
     @property
     def conditions(self) -> list[str]:
         """The conditions of its final samples, the headline's first."""
-        found = [row.condition for row in self.finals.values() if row.metric != "loss"]
+        found = [row.condition for row in self.finals.values() if not row.metric.startswith(ASIDE)]
         return list(dict.fromkeys([self.condition, *found]))
 
     @property
