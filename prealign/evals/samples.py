@@ -6,6 +6,7 @@ again at each segment, and tag once (Korbak et al. 2023 use one for code, the ot
 """
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +21,9 @@ from prealign.errors import ConfigError
 from prealign.evals.stats import Estimate, expected_max, mean_interval
 from prealign.guard.canary import CanaryReport, check_path
 from prealign.guard.gate import Guard
-from prealign.guard.policy import reemit, stay
+from prealign.guard.policy import Reemit, reemit, stay
 from prealign.models.fake import BiasedModel
-from prealign.models.sample import Sampled, Sampling, sample
+from prealign.models.sample import AtBorders, Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
 from prealign.text.python import parsed
 from prealign.tokens.encode import Encoder
@@ -39,7 +40,10 @@ class Condition:
     mode: str | None = None
     """The mode whose tag the harness writes in front of the sample; None: no tag."""
     again: bool = False
-    """The harness writes the tag again at the start of each line."""
+    """The harness writes the tag again at the start of each line, or where `borders` says."""
+    borders: Literal["lines", "model"] = "lines"
+    """model: it writes the tag again wherever the model would write any tag, which it must have
+    learnt as a target. For segments such as sentences, whose end only the next word shows."""
     prompts: Literal["none", "heldout", "bad"] = "none"
     """Which texts come first: none, so that the sample starts a document; stretches of held-out
     text; or held-out stretches of a bad style."""
@@ -49,6 +53,10 @@ class Condition:
     def __post_init__(self) -> None:
         if self.again and self.mode is None:
             raise ConfigError(f"condition {self.name!r}: again=True needs a mode to write again")
+        if self.borders not in ("lines", "model"):
+            raise ConfigError(
+                f"condition {self.name!r}: borders={self.borders!r}: expected lines or model"
+            )
         if self.prompts not in ("none", "heldout", "bad"):
             raise ConfigError(
                 f"condition {self.name!r}: prompts={self.prompts!r}: expected none, heldout or bad"
@@ -120,7 +128,10 @@ def write_samples(
     starts = [[*one.ids.tolist(), *opening] for one in encoded]
     check_sampling(vocabulary)
     guard = Guard(stay(vocabulary))
-    force = reemit(vocabulary, condition.mode) if condition.again and condition.mode else None
+    force: Reemit | AtBorders | None = None
+    if condition.mode is not None and condition.again:
+        by_line = condition.borders == "lines"
+        force = reemit(vocabulary, condition.mode) if by_line else AtBorders(opening[0])
     seeds = [seed * 1_000_003 + i for i in range(count)]
     sampled = sample(
         model, [starts[i % len(starts)] for i in range(count)], settings, seeds=seeds,
@@ -293,6 +304,12 @@ def python_starts(text: str) -> list[int]:
     return [
         lines[min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1] for node in found
     ]
+
+
+def paragraph_starts(text: str) -> list[int]:
+    """Return where the paragraphs of a text begin, in characters: behind empty lines, and at 0."""
+    starts = [0, *(match.end() for match in re.finditer(r"\n[ \t]*\n+", text))]
+    return [at for at in starts if at < len(text)]
 
 
 def sample_row(writing: Writing) -> dict[str, Any]:

@@ -51,6 +51,17 @@ class Force(Protocol):
         """Return the tag id to write after each last id, or -1 to let the model choose; int64."""
 
 
+@dataclass(frozen=True)
+class AtBorders:
+    """The harness writes its tag wherever the model would write any tag.
+
+    The model says where a new segment begins, never of which mode it is. For one that was trained
+    to predict tags, and segments such as sentences, whose end only the text behind them shows.
+    """
+
+    tag_id: int
+
+
 class Ids(Protocol):
     """What sampling needs to know of a vocabulary."""
 
@@ -132,7 +143,7 @@ def sample(
     vocabulary: Ids,
     hook: LogitsHook | None = None,
     gate: CommitGate | None = None,
-    force: Force | None = None,
+    force: Force | AtBorders | None = None,
 ) -> list[Sampled]:
     """Return one sample per prompt, in order; each depends on its prompt and its seed alone.
 
@@ -148,20 +159,23 @@ def sample(
         vocabulary: Tells text, end of text and tags apart.
         hook: Edits the logits; see `LogitsHook`.
         gate: Judges what the model chose; see `CommitGate`.
-        force: Writes what the harness writes; see `Force`.
+        force: Writes what the harness writes; see `Force` and `AtBorders`.
 
     Raises:
         DataError: A prompt is empty, has a foreign id or leaves no room in the model's context;
             the harness wrote something that is no tag; logits are not finite.
-        ConfigError: The numbers of prompts and seeds differ.
+        ConfigError: The numbers of prompts and seeds differ, or `AtBorders` has no tag.
     """
     if len(prompts) != len(seeds):
         raise ConfigError(f"{len(prompts)} prompts, {len(seeds)} seeds: expected as many")
+    tags = sorted(vocabulary.tag_ids.values())
+    if isinstance(force, AtBorders) and force.tag_id not in tags:
+        raise ConfigError(f"{force}: expected a tag's id ({tags})")
     room = model.config.max_position_embeddings
     rows = [_Row(tuple(p), s) for p, s in zip(prompts, seeds, strict=True)]
     for index, row in enumerate(rows):
         _check_prompt(row.prompt, index, vocabulary.size, room)
-    run = _Run(model, settings, vocabulary, hook, gate, force, room)
+    run = _Run(model, settings, vocabulary, hook, gate, force, np.array(tags), room)
     # Prompts of like length share a batch, so that few rows read while others write.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     with evaluating(model), torch.inference_mode():
@@ -210,7 +224,8 @@ class _Run:
     vocabulary: Ids
     hook: LogitsHook | None
     gate: CommitGate | None
-    force: Force | None
+    force: Force | AtBorders | None
+    tags: np.ndarray
     room: int
 
     def batch(self, rows: list[_Row]) -> None:
@@ -244,22 +259,49 @@ class _Run:
     ) -> None:
         """Append one id to each row of `writing_R`: the harness's if it has one."""
         ids_R = self._forced([rows[i].last for i in writing_R])
-        free_R = ids_R < 0
-        if free_R.any():
-            ids_R[free_R] = self._choose(logits_BV, rows, writing_R[free_R], self.hook)
-        if self.settings.end_before_forced and not free_R.all():
-            own = self._choose(logits_BV, rows, writing_R[~free_R], None)
-            ids_R[~free_R] = np.where(own == self.vocabulary.end_id, own, ids_R[~free_R])
+        forced_R = ids_R >= 0
+        harness_R = forced_R
+        if isinstance(self.force, AtBorders):
+            self._write_borders(ids_R, logits_BV, rows, writing_R, self.force.tag_id)
+            harness_R = ids_R == self.force.tag_id
+        open_R = ids_R < 0
+        if open_R.any():
+            ids_R[open_R] = self._choose(logits_BV, rows, writing_R[open_R], self.hook)
+        if self.settings.end_before_forced and forced_R.any():
+            own = self._choose(logits_BV, rows, writing_R[forced_R], None)
+            ids_R[forced_R] = np.where(own == self.vocabulary.end_id, own, ids_R[forced_R])
         if self.gate is not None:
             # The end of text is the model's choice wherever it stands.
-            self.gate(ids_R[free_R | (ids_R == self.vocabulary.end_id)])
+            self.gate(ids_R[~harness_R | (ids_R == self.vocabulary.end_id)])
         for i, token in zip(writing_R, ids_R.tolist(), strict=True):
             self._append(rows[i], token, full)
+
+    def _write_borders(
+        self,
+        ids_R: np.ndarray,
+        logits_BV: Tensor,
+        rows: list[_Row],
+        writing_R: np.ndarray,
+        tag_id: int,
+    ) -> None:
+        """Let the model choose among all ids; a tag of its choice becomes `tag_id`, in place.
+
+        What is text then is drawn from the model's distribution without tags, as behind a mask.
+        Right behind a tag no border can be, and the choice is left open.
+        """
+        last_R = np.array([rows[i].last for i in writing_R])
+        asked_R = ~np.isin(last_R, self.tags)
+        if not asked_R.any():
+            return
+        own = self._choose(logits_BV.clone(), rows, writing_R[asked_R], None)
+        is_text = (own < self.vocabulary.text_size) | (own == self.vocabulary.end_id)
+        wrote = np.where(np.isin(own, self.tags), tag_id, np.where(is_text, own, -1))
+        ids_R[asked_R] = wrote
 
     def _forced(self, last_ids: list[int]) -> np.ndarray:
         """Return what the harness writes, -1 where it leaves the choice to the model."""
         last_R = np.array(last_ids, dtype=np.int64)
-        if self.force is None:
+        if self.force is None or isinstance(self.force, AtBorders):
             return np.full_like(last_R, -1)
         ids_R = np.array(self.force(last_R), dtype=np.int64)
         tags = list(self.vocabulary.tag_ids.values())

@@ -8,13 +8,17 @@ text in the same order (a filtered arm reads its good documents again and again)
     prealign run phf arms=mle,conditional,unlikelihood
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from prealign.config import override
+from prealign.corpora.identities import WithIdentities
+from prealign.corpora.prose import PackageProse
 from prealign.corpora.source import PythonSource
 from prealign.errors import ConfigError
+from prealign.evals.samples import Condition, paragraph_starts
 from prealign.models.create import LlamaShape
 from prealign.objectives.advantage import AdvantageWeighted
 from prealign.objectives.likelihood import Conditional, Likelihood
@@ -22,47 +26,84 @@ from prealign.objectives.unlikelihood import Unlikelihood
 from prealign.objectives.weights import RewardWeight, SpanMask
 from prealign.recipes import pep8
 from prealign.recipes.arms import Arm, Stage
-from prealign.recipes.comparison import Comparison, Size
-from prealign.recipes.data import TAGS_IN_FRONT, Tagging
+from prealign.recipes.comparison import Comparison, Measuring, Size
+from prealign.recipes.data import TAGS_IN_FRONT, CorpusSettings, Tagging
+from prealign.score.pii import Pii
 from prealign.score.quotes import SingleQuotes
+from prealign.score.segment import Sentences
 from prealign.score.tag import Threshold, bin_mode, bin_modes
 from prealign.text.scheme import GOOD_BAD, Scheme
 from prealign.train.settings import TrainSettings
 
-Task = Literal["quotes", "pep8"]
+Task = Literal["quotes", "pep8", "pii"]
 PLAIN = Stage(objective=Likelihood())
 TAGGED = Stage(objective=Conditional(tags_as_targets=True), tagged=True)
 MASKED = Stage(objective=Conditional(tags_as_targets=False), tagged=True)
-MEASURED = (
-    "continues code, good each line", "continues code, good once", "continues code, no tag",
-    "good, each line", "bad prompt, good each line",
-)  # fmt: skip
-"""Of the conditions of `pep8`, as there are many arms."""
-TAGGED_CONDITIONS = tuple(one for one in pep8.CONDITIONAL.conditions if one.name in MEASURED)
 BINS = 4
 SCHEME = Scheme(name="good-bad-bins", modes=(*GOOD_BAD.modes, *bin_modes(BINS)))
 """One for all arms, so that their models have the same shape; no arm meets all of its tags."""
 
 
-def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Arm:
-    """Return an arm that never sees a tag."""
-    return Arm(
-        name=name, stages=stages, conditions=pep8.MLE.conditions, loss_tags=("no tags",),
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How samples are asked for in a task."""
+
+    text: Literal["code", "text"] = "code"
+    """What prompts are made of, for the conditions' names."""
+    segment: Literal["line", "sentence"] = "line"
+
+    def plain(self) -> tuple[Condition, ...]:
+        """Return the conditions of a model that has met no tags, the headline's first."""
+        return (
+            Condition(name=f"continues {self.text}", prompts="heldout"),
+            Condition(name="untagged"),
+            Condition(name="bad prompt", prompts="bad"),
+        )
+
+    def tagged(self, good: str) -> tuple[Condition, ...]:
+        """Return those of a model that has, the headline's first: its best tag at each segment."""
+        each = Condition(
+            name=f"good, each {self.segment}",
+            mode=good,
+            again=True,
+            borders="lines" if self.segment == "line" else "model",
+        )
+        return (
+            replace(
+                each,
+                name=f"continues {self.text}, good each {self.segment}",
+                prompts="heldout",
+                tagged_prompts=True,
+            ),
+            Condition(name=f"continues {self.text}, good once", mode=good, prompts="heldout"),
+            Condition(name=f"continues {self.text}, no tag", prompts="heldout"),
+            each,
+            replace(each, name=f"bad prompt, good each {self.segment}", prompts="bad"),
+        )
+
+
+def untagged(name: str, *stages: Stage, best_share: float = 1.0) -> Callable[[Asked], Arm]:
+    """Return how to make an arm whose samples are written without tags."""
+    return lambda asked: Arm(
+        name=name, stages=stages, conditions=asked.plain(), loss_tags=("no tags",),
         best_share=best_share,
     )  # fmt: skip
 
 
 def with_tags(
     name: str, *stages: Stage, good: str = "good", tagging: Tagging = TAGS_IN_FRONT
-) -> Arm:
-    """Return an arm whose text has tags for some of its training."""
-    return Arm(
-        name=name, stages=stages, tagging=tagging,
-        conditions=tuple(
-            replace(one, mode=one.mode and good) for one in TAGGED_CONDITIONS
-        ),
+) -> Callable[[Asked], Arm]:
+    """Return how to make an arm whose text has tags for some of its training."""
+    return lambda asked: Arm(
+        name=name, stages=stages, tagging=tagging, conditions=asked.tagged(good),
         loss_tags=("true tags", "no tags", f"all {good}"),
     )  # fmt: skip
+
+
+def inline_bad(asked: Asked) -> Arm:
+    """Return the arm whose tags are a warning inside bad text; the harness has none to write."""
+    arm = untagged("inline-bad", TAGGED)(asked)
+    return replace(arm, tagging=Tagging(inline_share=0.05, inline_modes=("bad",)))
 
 
 def until(share: float, stage: Stage) -> Stage:
@@ -70,7 +111,7 @@ def until(share: float, stage: Stage) -> Stage:
     return replace(stage, until_share=share)
 
 
-ARMS = (
+MAKERS: tuple[Callable[[Asked], Arm], ...] = (
     untagged("mle", PLAIN),
     untagged("filtering", PLAIN, best_share=0.5),
     untagged("span-mask", Stage(objective=Likelihood(weights=(SpanMask(),)))),
@@ -85,11 +126,7 @@ ARMS = (
         "conditional-bare", TAGGED, tagging=Tagging(dropout_share=0.0, bare_documents_share=0.1)
     ),
     with_tags("bins", TAGGED, good=bin_mode(1), tagging=Tagging(bins=BINS)),
-    # Its tags are a warning inside bad text, and the harness has none to write.
-    replace(
-        untagged("inline-bad", TAGGED),
-        tagging=Tagging(inline_share=0.05, inline_modes=("bad",)),
-    ),
+    inline_bad,
     with_tags("tags-from-50", until(0.5, PLAIN), TAGGED),
     with_tags("tags-from-90", until(0.9, PLAIN), TAGGED),
     with_tags("tags-to-90", until(0.9, TAGGED), PLAIN),
@@ -111,19 +148,65 @@ SHAPE = LlamaShape(width=128, layers=4, heads=4, max_tokens=256)
 TRAIN = TrainSettings(batch_rows=16, lr=3e-3, evals=5)
 
 
+def quotes(corpus: CorpusSettings, measuring: Measuring) -> tuple[CorpusSettings, Measuring, float]:
+    """Return the task of single quotes in the standard library, and the share of it to read."""
+    scorer = SingleQuotes()
+    corpus = replace(
+        corpus,
+        source=PythonSource(packages=False),
+        scorer=scorer,
+        tagger=Threshold(score=scorer.name),
+    )
+    return corpus, replace(measuring, scorer=scorer, unit="quotes per character"), 1.0
+
+
+def style(corpus: CorpusSettings, measuring: Measuring) -> tuple[CorpusSettings, Measuring, float]:
+    """Return the task of PEP 8, as the recipe `pep8` has it."""
+    return corpus, measuring, 0.3
+
+
+def pii(corpus: CorpusSettings, measuring: Measuring) -> tuple[CorpusSettings, Measuring, float]:
+    """Return the task of identifiers in prose, with made-up people in three documents of ten."""
+    scorer = Pii()
+    corpus = replace(
+        corpus,
+        source=WithIdentities(source=PackageProse(), segmenter=Sentences()),
+        segmenter=Sentences(),
+        scorer=scorer,
+        tagger=Threshold(score=scorer.name),
+    )
+    measuring = replace(
+        measuring,
+        scorer=scorer,
+        unit="identifiers per character",
+        parses=None,
+        starts=paragraph_starts,
+    )
+    return corpus, measuring, 1.0
+
+
+TASKS = {"quotes": quotes, "pep8": style, "pii": pii}
+ASKED = {
+    "quotes": Asked(),
+    "pep8": Asked(),
+    "pii": Asked(text="text", segment="sentence"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phf:
     """The settings; call it with a folder."""
 
     task: Task = "quotes"
-    """quotes: single quotes in the standard library; pep8: PEP 8 in all that is installed."""
+    """quotes: single quotes in the standard library; pep8: PEP 8 in all that is installed; pii:
+    identifiers in the docstrings and metadata of all that is installed, made-up people put in."""
     arms: str = "all"
     """Names of arms separated by commas; mle is always among them, as the others' control."""
     shape: LlamaShape = SHAPE
     train: TrainSettings = TRAIN
     vocab_size: int = 2048
     corpus_share: float | None = None
-    """Of the documents; None: all of the standard library, 0.3 of it with all packages."""
+    """Of the documents; None: what the task needs at this size."""
     text_tokens: int = 3_000_000
     """That each arm trains on."""
     samples: int = 256
@@ -143,23 +226,15 @@ class Phf:
             ConfigError: There is no arm of such a name.
         """
         base = pep8.recipe("small")
-        corpus, measuring = base.corpus, base.measuring
-        if self.task == "quotes":
-            corpus = replace(
-                corpus,
-                source=PythonSource(packages=False),
-                scorer=SingleQuotes(),
-                tagger=Threshold(score=SingleQuotes().name),
-            )
-            measuring = replace(measuring, scorer=SingleQuotes(), unit="quotes per character")
-        share = self.corpus_share or {"quotes": 1.0, "pep8": 0.3}[self.task]
+        corpus, measuring, share = TASKS[self.task](base.corpus, base.measuring)
+        share = self.corpus_share or share
         return replace(
             base,
             title=f"Objectives of preference pretraining: {self.task}",
             question=str(__doc__).partition("\n")[0],
             corpus=replace(corpus, share=share, vocab_size=self.vocab_size, scheme=SCHEME),
             measuring=replace(measuring, samples=self.samples, curve_samples=self.samples // 4),
-            arms=self._chosen(),
+            arms=self.chosen_arms(),
             **{
                 name: getattr(self, name)
                 for name in (
@@ -168,17 +243,23 @@ class Phf:
             },
         )  # fmt: skip
 
-    def _chosen(self) -> tuple[Arm, ...]:
+    def chosen_arms(self) -> tuple[Arm, ...]:
+        """Return the arms, asked as the task asks.
+
+        Raises:
+            ConfigError: There is no arm of such a name.
+        """
+        arms = tuple(make(ASKED[self.task]) for make in MAKERS)
         if self.arms == "all":
-            return ARMS
+            return arms
         names = ["mle", *(name.strip() for name in self.arms.split(","))]
-        known = [arm.name for arm in ARMS]
+        known = [arm.name for arm in arms]
         for name in names:
             if name not in known:
                 raise ConfigError(
                     f"arms={self.arms}: there is no arm {name!r}; allowed: all, {', '.join(known)}"
                 )
-        return tuple(arm for arm in ARMS if arm.name in names)
+        return tuple(arm for arm in arms if arm.name in names)
 
 
 def recipe(size: Size = "small") -> Phf:

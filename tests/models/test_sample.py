@@ -6,7 +6,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from prealign.errors import ConfigError, DataError, GuardError
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.fake import BiasedModel, UniformModel
-from prealign.models.sample import Sampling, sample
+from prealign.models.sample import AtBorders, Sampling, sample
 
 GREEDY = Sampling(temperature=0, max_text_tokens=24)
 DRAWN = Sampling(temperature=1, top_p=0.95, max_text_tokens=24)
@@ -162,6 +162,48 @@ def test_the_gate_sees_every_choice_of_the_model_and_nothing_of_the_harness(voca
     for one in out:
         for left, right in zip(one.ids, one.ids[1:], strict=False):
             assert (left == newline) == (right == tag)
+
+
+def test_where_the_model_would_write_any_tag_the_harness_writes_its_own(vocabulary):
+    """Half of the mass on the bad tag, the rest on two texts and the end: known frequencies."""
+    good, bad = vocabulary.open_id("good"), vocabulary.open_id("bad")
+    first, last = 0, vocabulary.text_size - 1
+    model = BiasedModel(vocabulary.size, {bad: 20 + np.log(4), first: 20, last: 20 + np.log(3)})
+    seen = []
+    settings = Sampling(temperature=1, top_p=1, max_text_tokens=60)
+    out = sample(
+        model, [[vocabulary.end_id, good]] * 60, settings, seeds=range(60), vocabulary=vocabulary,
+        gate=lambda ids: seen.extend(ids.tolist()), hook=only_text(vocabulary),
+        force=AtBorders(good),
+    )  # fmt: skip
+    written = [token for one in out for token in one.ids]
+    texts = [token for token in written if token < vocabulary.text_size]
+    assert set(written) == {first, last, good}
+    assert sorted(seen) == sorted(texts)
+    for one in out:
+        assert one.ids[0] != good  # the prompt ended with it
+        assert (good, good) not in set(zip(one.ids, one.ids[1:], strict=False))
+    # Text is drawn as if there were no tags: 3 to 1; and half of the texts have a tag behind them.
+    assert abs(texts.count(last) / len(texts) - 0.75) < 5 * (0.75 * 0.25 / len(texts)) ** 0.5
+    behind = len(written) - len(texts)
+    could = len(texts) - len(out)  # nothing comes behind the last text of a budget
+    assert abs(behind / could - 0.5) < 5 * (0.25 / could) ** 0.5
+    # The same for what is drawn where no tag stood before: the choice of a tag takes nothing away.
+    plain = [b for one in out for a, b in zip(one.ids, one.ids[1:], strict=False)
+             if a != good and b != good]  # fmt: skip
+    assert abs(plain.count(last) / len(plain) - 0.75) < 5 * (0.75 * 0.25 / len(plain)) ** 0.5
+
+
+def test_a_border_that_the_model_may_not_mark_is_left_to_the_hook(vocabulary):
+    good = vocabulary.open_id("good")
+    model = BiasedModel(vocabulary.size, {vocabulary.inert_id: 50.0, 3: 20.0})
+    (one,) = sample(
+        model, [[vocabulary.end_id]], Sampling(temperature=0, max_text_tokens=2), seeds=[0],
+        vocabulary=vocabulary, hook=only_text(vocabulary), force=AtBorders(good),
+    )  # fmt: skip
+    assert one.ids == (3, 3)
+    with pytest.raises(ConfigError, match=r"AtBorders\(tag_id=3\): expected a tag's id"):
+        sample(model, [[3]], GREEDY, seeds=[0], vocabulary=vocabulary, force=AtBorders(3))
 
 
 def test_the_budget_counts_text_and_not_tags(vocabulary):
