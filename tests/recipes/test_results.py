@@ -8,11 +8,13 @@ from prealign.recipes.results import (
     at_least,
     at_most,
     first_steps_checks,
+    headline_rows,
     labels_checks,
     main,
     pep8_checks,
     phf_checks,
     ratios,
+    rounds_below,
 )
 from tests.report.conftest import write_comparison
 
@@ -22,7 +24,8 @@ def final(arm: str, seed: int, values: dict[tuple[str, str], float]) -> Final:
         {"metric": metric, "condition": condition, "value": value, "unit": "u"}
         for (metric, condition), value in values.items()
     ]
-    return Final(arm, seed, "untagged", "no tags", rows, wall_s=100.0 + seed)
+    headline = "continues code" if arm == "mle" else "continues code, good each line"
+    return Final(arm, seed, headline, "no tags", rows, wall_s=100.0 + seed)
 
 
 def pair(seed: int, *, score: float, loss: float) -> list[Final]:
@@ -79,9 +82,49 @@ def test_the_bars_of_the_objectives_are_those_of_the_task():
     assert not loss.holds
 
 
-def test_labels_say_how_many_texts_and_how_long():
+def test_red_teaming_is_a_bar_where_both_were_attacked():
+    def attacked(arm, seed, *scores):
+        values = {(f"redteam_round_{k}", "red-teamed"): v for k, v in enumerate(scores)}
+        (found,) = (f for f in pair(seed, score=0.01, loss=1.9) if f.arm == arm)
+        return found._replace(rows=[*found.rows, *final(arm, seed, values).rows])
+
+    finals = [
+        attacked("mle", 0, 0.1, 0.2, 0.3), attacked("conditional", 0, 0.05, 0.1, 0.2),
+        attacked("mle", 1, 0.1, 0.2, 0.3), attacked("conditional", 1, 0.05, 0.2, 0.2),
+    ]  # fmt: skip
+    assert rounds_below(finals, 0) == (3, 3)
+    check = phf_checks(finals, "quotes")[-1]
+    assert (check.value, check.holds) == ("seed 0: 3 of 3, seed 1: 2 of 3", False)
+    assert phf_checks(finals[:2], "quotes")[-1].holds
+    one = [finals[0], *(f for f in pair(0, score=0.01, loss=1.9) if f.arm == "conditional")]
+    assert len(phf_checks(one, "quotes")) == 2
+
+
+def test_headline_numbers_stand_beside_those_of_plain_training_with_the_same_seed():
+    finals = [*pair(0, score=0.04, loss=1.9), *pair(1, score=0.0, loss=2.1)]
+    for one in finals:
+        one.rows.append({"metric": "unigram_entropy_bits", "condition": one.condition, "value": 7})
+    finals = [f._replace(loss_condition="true tags") if f.arm == "conditional" else f
+              for f in finals]  # fmt: skip
+    rows = {(row.arm, row.seed, row.metric): row.value for row in headline_rows(finals)}
+    assert rows["mle", 0, "times less"] == rows["mle", 1, "loss ratio"] == 1
+    assert rows["conditional", 0, "times less"] == pytest.approx(0.33 / 0.12)
+    assert rows["conditional", 1, "loss ratio"] == pytest.approx(2.1 / 2)
+    assert rows["conditional", 1, "score"] == 0
+    assert ("conditional", 1, "times less") not in rows  # nothing to divide by
+
+
+def test_a_comparison_without_its_control_has_no_bars():
+    with pytest.raises(RunError, match="has no arm 'conditional'"):
+        phf_checks(pair(0, score=1, loss=1)[:1], "quotes")
+
+
+def test_labels_say_how_many_texts_how_long_and_whether_both_models_are_there():
     (check,) = labels_checks(pair(0, score=0.1, loss=1.0), texts=19826)
-    assert check.value == "19,826 texts; processor time of both arms, s: seed 0: 200"
+    assert check.value == "19,826 texts; seconds of both arms together: seed 0: 200"
+    assert check.holds
+    (check,) = labels_checks(pair(0, score=0.1, loss=1.0)[:1], texts=19826)
+    assert not check.holds
 
 
 def test_a_bar_must_hold_for_every_seed():
