@@ -2,13 +2,13 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from prealign.errors import ConfigError, DataError
-from prealign.text.document import Document, Span
+from prealign.text.document import Document
 from prealign.text.scheme import Mode
 
 
@@ -43,7 +43,7 @@ class Threshold:
                 return None
             else:
                 modes.append(self.bad if self.unjudged == "bad" else None)
-        return with_modes(document, modes)
+        return document.with_modes(modes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Bins:
             None if score is None else bin_mode(1 + bisect_left(self.edges, score))
             for score in scores_of(document, self.score)
         ]
-        return with_modes(document, modes)
+        return document.with_modes(modes)
 
 
 def bin_mode(number: int) -> str:
@@ -130,12 +130,3 @@ def scores_of(document: Document, name: str) -> list[float | None]:
                 f"(it has: {', '.join(span.scores) or 'none'})"
             )
     return [span.scores[name] for span in document.spans]
-
-
-def with_modes(document: Document, modes: Sequence[str | None]) -> Document:
-    """Return the document with these modes of its spans."""
-    spans = tuple(
-        Span(span.start_char, span.end_char, mode, span.scores, span.resumes)
-        for span, mode in zip(document.spans, modes, strict=True)
-    )
-    return replace(document, spans=spans)
