@@ -142,6 +142,34 @@ def report(
 
 
 @app.command()
+def calibrate(
+    file: Annotated[Path, typer.Argument(help="Labelled texts: CSV, TSV or JSONL, also .gz.")],
+    scorer: Annotated[str, typer.Option(help="module:Class of a scorer.")],
+    text: Annotated[str, typer.Option(help="The column of the text.")] = "text",
+    label: Annotated[str, typer.Option(help="The column of the label.")] = "label",
+    bad: Annotated[str, typer.Option(help="Labels that are bad, separated by commas.")] = "1",
+    min_precision: Annotated[
+        float | None, typer.Option(help="Best recall at this precision; else the best F1.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("calibration.html"),
+) -> None:
+    """Hold a scorer against labels: where to put its threshold, and what its scores mean."""
+    from prealign.corpora.labels import Labelled
+    from prealign.recipes.calibration import calibrate as hold
+
+    labels = tuple(one.strip() for one in bad.split(",") if one.strip())
+    documents = list(Labelled(path=file, text=text, label=label, bad=labels)())
+    found = hold(documents, _load(scorer)(), out, file=file.name, min_precision=min_precision)
+    chosen, checked = found.chosen, found.checked
+    typer.echo(
+        f"max_good={chosen.max_good:.6g}: precision {checked.precision:.3f}, recall "
+        f"{checked.recall:.3f} on the half it was not chosen on ({chosen.precision:.3f}, "
+        f"{chosen.recall:.3f} on the other); {found.unjudged} of {found.texts} texts could not be "
+        f"judged and are left out\nreport: {out}"
+    )
+
+
+@app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="A Parquet shard, or a samples.jsonl.")],
     limit: Annotated[int, typer.Option(min=1, help="Documents at most.")] = 5,

@@ -1,25 +1,16 @@
-"""One standalone HTML page for a comparison or a run: it opens from disk and fetches nothing.
+"""The page of a comparison or a run."""
 
-Whatever a model wrote is hostile until escaped. Besides, the page names the only style sheet and
-script that a browser may use by their hashes, so nothing in a sample could run even unescaped.
-"""
-
-import base64
-import hashlib
-import re
-from html import escape
 from pathlib import Path
 
 from rich.console import Console
 
 from prealign.report.facts import differences, flat, origins
 from prealign.report.figures import figures
+from prealign.report.html import table_html, whole_page, words
 from prealign.report.load import ArmRun, Study, load_study
 from prealign.report.marked import kind, sample_html
 from prealign.report.numbers import over_seeds, written
-from prealign.report.style import SCRIPT, STYLE
 from prealign.report.tables import (
-    Table,
     by_seed,
     codes,
     conditions,
@@ -28,12 +19,10 @@ from prealign.report.tables import (
     print_table,
 )
 from prealign.report.verdict import missing, verdict
-from prealign.report.visible import visible
 from prealign.runs import write_atomic
 
 SAMPLES_SHOWN = 8
 """Of each arm and condition."""
-WITH_INTERVAL = re.compile(r"(.+?) \((.+)\)(.*)")
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -67,27 +56,21 @@ def page(study: Study) -> str:
     body = "".join(
         [
             _top(study),
-            _table(headline(study), "Over several seeds: the mean, and from the least to the "
+            table_html(headline(study), "Over several seeds: the mean, and from the least to the "
                    "greatest. Of one seed: with its 95 % bootstrap interval over samples or "
                    "documents. \"-\": not measured."),
             _figures(study),
-            _table(by_seed(study)),
-            _table(conditions(study), "The same models, asked differently: where the unwanted "
+            table_html(by_seed(study)),
+            table_html(conditions(study), "The same models, asked differently: where the unwanted "
                    "leaks out when no tag, the other tag or a bad prompt comes first."),
-            _table(losses(study), "In nats per byte of text; tags are context and are not "
+            table_html(losses(study), "In nats per byte of text; tags are context and are not "
                    "counted."),
-            _table(codes(study)),
+            table_html(codes(study)),
             _samples(study),
             _origin(study),
         ]
     )  # fmt: skip
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_words(study.title)}</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
-    )
+    return whole_page(study.title, body)
 
 
 def _write(study: Study, path: Path) -> Path:
@@ -95,71 +78,25 @@ def _write(study: Study, path: Path) -> Path:
     return path
 
 
-def _policy() -> str:
-    hashes = [
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (STYLE, SCRIPT)
-    ]
-    return f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
-
-
-def _words(text: object) -> str:
-    """Return any text as HTML."""
-    return escape(visible(str(text)))
-
-
 def _top(study: Study) -> str:
-    question = f'<p class="question">{_words(study.question)}</p>' if study.question else ""
+    question = f'<p class="question">{words(study.question)}</p>' if study.question else ""
     said = "".join(
-        f"<p><strong>{_words(one.main)}</strong> {_words(one.more)}</p>" for one in verdict(study)
+        f"<p><strong>{words(one.main)}</strong> {words(one.more)}</p>" for one in verdict(study)
     )
-    warning = f'<p class="warning">{_words(missing(study))}</p>' if missing(study) else ""
-    notes = "".join(f"<li>{_words(note)}</li>" for note in study.notes)
+    warning = f'<p class="warning">{words(missing(study))}</p>' if missing(study) else ""
+    notes = "".join(f"<li>{words(note)}</li>" for note in study.notes)
     return (
-        f"<header><h1>{_words(study.title)}</h1>{question}"
+        f"<header><h1>{words(study.title)}</h1>{question}"
         f'<div class="verdict">{said}</div>{warning}'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"
     )
 
 
-def _table(table: Table, note: str = "") -> str:
-    """Return a section with the table; nothing for a table without rows."""
-    if not table.rows:
-        return ""
-    words = table.text_columns
-    head = "".join(
-        f'<th scope="col"{_side(i, words)}>{_words(cell)}</th>' for i, cell in enumerate(table.head)
-    )
-    rows = []
-    for row in table.rows:
-        cells = [f'<th scope="row">{_words(row[0])}</th>']
-        cells += [f"<td{_side(i, words)}>{_cell(row[i])}</td>" for i in range(1, len(row))]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    foot = f'<p class="note">{_words(note)}</p>' if note else ""
-    return (
-        f'<section><h2>{_words(table.title)}</h2><div class="scroll" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{foot}"
-        "</section>"
-    )
-
-
-def _side(column: int, words: int) -> str:
-    return ' class="word"' if column < words else ""
-
-
-def _cell(text: str) -> str:
-    """Return a cell; the interval of a number stands below it."""
-    match = WITH_INTERVAL.fullmatch(text)
-    if match is None or not match[1].endswith((*"0123456789", "%", "infinite")):
-        return _words(text)
-    return f"{_words(match[1] + match[3])}<small>{_words(match[2])}</small>"
-
-
 def _figures(study: Study) -> str:
     shown = "".join(
-        f"<figure><figcaption>{_words(one.caption)}</figcaption>{one.plot}"
-        f'<p class="note">{_words(one.note)}</p></figure>'
+        f"<figure><figcaption>{words(one.caption)}</figcaption>{one.plot}"
+        f'<p class="note">{words(one.note)}</p></figure>'
         for one in figures(study)
     )
     return f'<section><h2>Curves and trade-offs</h2><div class="plots">{shown}</div></section>'
@@ -175,9 +112,9 @@ def _samples(study: Study) -> str:
     for arm, run in runs.items():
         found = [sample.condition for sample in run.samples]
         for condition in dict.fromkeys([run.condition, *run.conditions, *found]):
-            options.append(f"<option>{_words(f'{arm}: {condition}')}</option>")
+            options.append(f"<option>{words(f'{arm}: {condition}')}</option>")
             groups.append(_group(study, run, condition))
-    keys = "".join(f'<li><span class="m-{kind(mode)}">{_words(mode)}</span></li>' for mode in modes)
+    keys = "".join(f'<li><span class="m-{kind(mode)}">{words(mode)}</span></li>' for mode in modes)
     chosen = (
         '<form class="filter" hidden><label>Show <select id="group"><option value="">all</option>'
         f"{''.join(options)}</select></label> "
@@ -205,8 +142,8 @@ def _group(study: Study, run: ArmRun, condition: str) -> str:
     opened = " open" if condition == run.condition else ""
     body = "".join(sample_html(sample) for sample in shown) or '<p class="none">none yet</p>'
     return (
-        f'<details class="group" data-group="{_words(name)}"{opened}><summary>{_words(name)} '
-        f'<span class="note">{_words(about)}</span></summary>{body}</details>'
+        f'<details class="group" data-group="{words(name)}"{opened}><summary>{words(name)} '
+        f'<span class="note">{words(about)}</span></summary>{body}</details>'
     )
 
 
@@ -216,14 +153,14 @@ def _origin(study: Study) -> str:
     modes = study.scheme.modes if study.scheme is not None else ()
     tags = "; ".join(f"{mode.name}: {' '.join(mode.tags)}" for mode in modes)
     apart = ("commit", "machine", "python", "versions")
-    rows = [f"<tr><th scope='row'>score</th><td>{_words(what)}</td></tr>"]
+    rows = [f"<tr><th scope='row'>score</th><td>{words(what)}</td></tr>"]
     if tags:
-        rows.append(f"<tr><th scope='row'>tags</th><td>{_words(tags)}</td></tr>")
+        rows.append(f"<tr><th scope='row'>tags</th><td>{words(tags)}</td></tr>")
     for name, values in origins(study):
         several = len(values) > 1 and name in apart
         note = "<p class='warning'>the runs differ</p>" if several else ""
-        cell = "<br>".join(_words(value) for value in values)
-        rows.append(f"<tr><th scope='row'>{_words(name)}</th><td>{cell}{note}</td></tr>")
+        cell = "<br>".join(words(value) for value in values)
+        rows.append(f"<tr><th scope='row'>{words(name)}</th><td>{cell}{note}</td></tr>")
     parts = [f'<div class="scroll"><table class="facts">{"".join(rows)}</table></div>']
     differing = [[path, *values] for path, values in differences(study)]
     if differing:
@@ -242,10 +179,10 @@ def _origin(study: Study) -> str:
 
 
 def _facts(rows: list[list[str]], head: list[str]) -> str:
-    columns = "".join(f'<th scope="col">{_words(cell)}</th>' for cell in head)
+    columns = "".join(f'<th scope="col">{words(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{_words(row[0])}</th>'
-        + "".join(f"<td>{_words(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row">{words(row[0])}</th>'
+        + "".join(f"<td>{words(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in rows
     )

@@ -72,6 +72,18 @@ def operating_points(scores: Sequence[float], bad: Sequence[bool]) -> list[Opera
     return points
 
 
+def operating_point(scores: Sequence[float], bad: Sequence[bool], max_good: float) -> Operating:
+    """Return what one threshold does; where it calls none bad, its precision is 0.
+
+    Raises:
+        DataError: The labels cannot be used.
+    """
+    score_N, bad_N = _checked(scores, bad)
+    called_N = score_N > max_good
+    called, hits = int(called_N.sum()), int((called_N & bad_N).sum())
+    return Operating(max_good, hits / max(called, 1), hits / int(bad_N.sum()), called)
+
+
 def best_threshold(
     scores: Sequence[float], bad: Sequence[bool], *, min_precision: float | None = None
 ) -> Operating:
