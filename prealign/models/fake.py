@@ -35,6 +35,11 @@ class BiasedModel(nn.Module):
         settings: dict[str, Any] = {"vocab_size": vocab_size, "max_position_embeddings": max_tokens}
         self.config = PretrainedConfig(**settings | {"num_hidden_layers": 0})
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is, as a model of transformers says."""
+        return self.get_buffer("logits_V").device
+
     def forward(self, input_ids: Tensor, *, logits_to_keep: int = 0, **_: Any) -> FakeOutput:
         """Return the logits for each token, or for the last `logits_to_keep` (0: for all)."""
         rows, tokens = input_ids.shape
