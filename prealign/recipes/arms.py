@@ -13,8 +13,10 @@ from prealign.objectives.fit import betas, fitted, weight_table
 from prealign.objectives.weights import number
 from prealign.recipes.data import TAGS_IN_FRONT, Prepared, Tagging
 from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.select import Hidden, best_documents, is_scored_text, stretches
+from prealign.tokens.select import Hidden, OneTag, best_documents, is_scored_text, stretches
 from prealign.tokens.shards import TokenShard, untagged
+from prealign.train.batches import Rows
+from prealign.train.logp import Scalar
 from prealign.train.loop import Phase
 
 
@@ -27,6 +29,9 @@ class Stage:
     """The text carries its tags."""
     hide_above: float | None = None
     """Text of spans with a higher score is hidden; None: all is seen."""
+    scalar_percentile: float | None = None
+    """Tags say their span's score, between the good tag (0) and the bad tag (this percentile of the
+    scores above 0); None: they say the mode alone. See `prealign.train.logp.Scalar`."""
     until_share: float = 1.0
     """Where the stage ends, as a share of the arm's text tokens; the last ends at 1."""
 
@@ -107,15 +112,39 @@ def phases_of(
             inert_id=data.vocabulary.inert_id,
             epochs=max(1, math.ceil(part.text_tokens / there)),
         )
-        rows = packed if stage.hide_above is None else Hidden(packed, max_good=stage.hide_above)
+        rows: Rows = packed
+        if stage.hide_above is not None:
+            rows = Hidden(packed, max_good=stage.hide_above)
+        scalar = None
+        if stage.scalar_percentile is not None:
+            scalar = scalar_of(data, stage.scalar_percentile)
+            rows = OneTag(packed, scalar.low_id, instead_of=scalar.high_id)
+            say(f"tags say a number: the bad tag is a score of {scalar.high_score:.4g}")
         objective = stage.objective
         if betas(objective):
             scores = text_scores(shard)
             objective = fitted(objective, scores)
             for beta in betas(objective):
                 say(weight_table(scores, number(beta)))
-        phases.append(Phase(objective, rows))
+        phases.append(Phase(objective, rows, scalar))
     return phases
+
+
+def scalar_of(data: Prepared, percentile: float) -> Scalar:
+    """Return the tag that says a number, its far end at a percentile of the bad text's scores.
+
+    Raises:
+        ConfigError: The percentile is not in (0, 100].
+        DataError: No text has a score above 0.
+    """
+    if not 0 < percentile <= 100:
+        raise ConfigError(f"scalar_percentile={percentile}: expected one in (0, 100]")
+    scores = text_scores(data.tagged)
+    if not (scores > 0).any():
+        raise DataError("no text has a score above 0; a tag cannot say how bad text is")
+    high_score = float(np.percentile(scores[scores > 0], percentile))
+    low_id, high_id = (data.vocabulary.open_id(mode) for mode in ("good", "bad"))
+    return Scalar(low_id, high_id, high_score)
 
 
 def text_scores(shard: TokenShard) -> np.ndarray:

@@ -126,6 +126,7 @@ MAKERS: tuple[Callable[[Asked], Arm], ...] = (
         "conditional-bare", TAGGED, tagging=Tagging(dropout_share=0.0, bare_documents_share=0.1)
     ),
     with_tags("bins", TAGGED, good=bin_mode(1), tagging=Tagging(bins=BINS)),
+    with_tags("scalar", replace(TAGGED, scalar_percentile=95.0)),
     inline_bad,
     with_tags("tags-from-50", until(0.5, PLAIN), TAGGED),
     with_tags("tags-from-90", until(0.9, PLAIN), TAGGED),

@@ -149,3 +149,23 @@ class Hidden:
             ids=np.where(bad, self.data.inert_id, rows.ids),
             flags=np.where(bad, PAD, rows.flags).astype(np.uint8),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class OneTag:
+    """Rows in which one tag stands for another too, so that their tags tell no modes apart."""
+
+    data: Packed
+    tag_id: int
+    instead_of: int
+    """The id that `tag_id` replaces."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return self.data.num_rows
+
+    def rows(self, indices: Sequence[int]) -> PackedRows:
+        """Return these rows; see `prealign.tokens.pack.Packed.rows`."""
+        rows = self.data.rows(indices)
+        return rows._replace(ids=np.where(rows.ids == self.instead_of, self.tag_id, rows.ids))

@@ -7,12 +7,48 @@ Shape letters:  B = rows,  L = tokens in a row,  D = width,  V = vocabulary.
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prealign.errors import ConfigError
+from prealign.tokens.encode import SCORED, TAG
+from prealign.tokens.pack import PackedRows
+
 VALUE_HEAD = "value_head"
+
+
+class Scalar(NamedTuple):
+    """A tag that says a number: where on the line between two tags its input embedding lies.
+
+    A tag of a span with score s reads as E[low] + z (E[high] - E[low]) with z = s / high_score cut
+    to [0, 1]. Conditioning on a number is usually an embedding of its own for a linear map of it;
+    so it is here, and at its ends it is the embedding of an ordinary tag: a model that was trained
+    so is saved and sampled like any other, with the low tag for the best text.
+    """
+
+    low_id: int
+    """Stands in the rows for every such tag."""
+    high_id: int
+    """Stands nowhere in the rows."""
+    high_score: float
+    """Spans with this score, or a higher one, read as the high tag."""
+
+    def places(self, rows: PackedRows) -> Tensor:
+        """Return z for each input of rows of L + 1 tokens, float32, [B, L]; 0 for all other ids.
+
+        Raises:
+            ConfigError: `high_score` is not above 0.
+        """
+        if not self.high_score > 0:
+            raise ConfigError(f"a scalar tag with high_score={self.high_score}: must be above 0")
+        flags, ids = rows.flags[:, :-1], rows.ids[:, :-1]
+        told = ((flags & (TAG | SCORED)) == (TAG | SCORED)) & (ids == self.low_id)
+        z_BL = np.where(told, np.clip(rows.score[:, :-1] / self.high_score, 0, 1), 0)
+        return torch.from_numpy(z_BL.astype(np.float32))
 
 
 class TargetLogp(nn.Module):
@@ -25,11 +61,16 @@ class TargetLogp(nn.Module):
         self.document_mask = document_mask
 
     def forward(
-        self, ids_BL: Tensor, targets_BL: Tensor, document_BL: Tensor
+        self,
+        ids_BL: Tensor,
+        targets_BL: Tensor,
+        document_BL: Tensor,
+        scalar: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return log p(target | inputs before it) in nats and its value, both [B, L], fp32.
 
-        The value is None if the model has no value head; see `value_head`.
+        The value is None if the model has no value head; see `value_head`. `scalar` has the ids of
+        a `Scalar`, [2], and its places, [B, L].
         """
         mask = positions_BL = None
         if self.document_mask:
@@ -38,9 +79,15 @@ class TargetLogp(nn.Module):
             # Added to the scores: what transformers' "sdpa" and "eager" both take.
             mask = torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
             positions_BL = positions_in_documents(document_BL)
+        inputs = {"input_ids": ids_BL}
+        if scalar is not None:
+            embed = self.model.get_input_embeddings()
+            low_high_2D = embed(scalar[0])
+            toward_BLD = scalar[1][..., None] * (low_high_2D[1] - low_high_2D[0])
+            inputs = {"inputs_embeds": embed(ids_BL) + toward_BLD}
         with torch.autocast(ids_BL.device.type, torch.bfloat16, enabled=self.bf16):
             hidden_BLD = self.model.base_model(
-                input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, use_cache=False
+                **inputs, attention_mask=mask, position_ids=positions_BL, use_cache=False
             ).last_hidden_state
             logits_BLV: Tensor = self.model.get_output_embeddings()(hidden_BLD)
         chosen_BL = logits_BLV.gather(-1, targets_BL[..., None]).squeeze(-1).float()

@@ -18,11 +18,12 @@ from prealign.config import to_json
 from prealign.errors import ConfigError, TrainError
 from prealign.objectives.batch import Objective, TokenBatch
 from prealign.runs import RunFolder
+from prealign.tokens.pack import PackedRows
 from prealign.train.batches import Rows, data_identity, make_batch, num_steps, rows_of_step
 from prealign.train.checkpoint import State, load_checkpoint, save_checkpoint
 from prealign.train.display import display
 from prealign.train.hardware import choose
-from prealign.train.logp import TargetLogp, has_attention, value_head, with_attention
+from prealign.train.logp import Scalar, TargetLogp, has_attention, value_head, with_attention
 from prealign.train.optimizer import gradients, make_optimizer, norm_of, scale_and_clip
 from prealign.train.parallel import (
     Group,
@@ -67,6 +68,8 @@ class Phase(NamedTuple):
 
     objective: Objective
     data: Rows
+    scalar: Scalar | None = None
+    """How a tag of the rows says a number; None: all tags are tags."""
 
 
 AtEval = Callable[[PreTrainedModel, Progress], Iterable[Mapping[str, Any]]]
@@ -159,6 +162,7 @@ class _Trainer:
             "train": settings.deciding(),
             "phases": [
                 {"objective": to_json(phase.objective), "data": data}
+                | ({"scalar": phase.scalar._asdict()} if phase.scalar else {})
                 for phase, data in zip(phases, data_are, strict=True)
             ],
         }
@@ -242,7 +246,12 @@ class _Trainer:
             part = phase.data.rows(own[start : start + self.micro_rows])
             batch = make_batch(part, self.group.device)
             with gradients_apart(self.logp, last=start == starts[-1]):
-                logp_BL, value_BL = self.logp(batch.ids_BL, batch.targets_BL, batch.document_BL)
+                logp_BL, value_BL = self.logp(
+                    batch.ids_BL,
+                    batch.targets_BL,
+                    batch.document_BL,
+                    _scalar_of(phase, part, self.group.device),
+                )
                 loss = phase.objective(logp_BL, batch._replace(value_BL=value_BL))
                 total = loss.value * loss.weight
                 total.backward()
@@ -374,6 +383,16 @@ def _row_tokens(data_are: Sequence[Mapping[str, int]]) -> int:
             "all with rows of one length"
         )
     return found.pop()
+
+
+def _scalar_of(
+    phase: Phase, rows: PackedRows, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Return what `TargetLogp` is told of the phase's scalar tag."""
+    if phase.scalar is None:
+        return None
+    ids_2 = torch.tensor([phase.scalar.low_id, phase.scalar.high_id], device=device)
+    return ids_2, phase.scalar.places(rows).to(device)
 
 
 def _counts(batch: TokenBatch) -> tuple[Tensor, Tensor]:

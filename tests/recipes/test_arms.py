@@ -113,3 +113,24 @@ def test_what_an_objective_needs_of_the_scores_is_found_and_said():
 def test_an_arm_needs_a_stage():
     with pytest.raises(ConfigError, match="arm 'a': needs a stage"):
         arm_of()
+
+
+def test_a_scalar_stage_has_one_tag_and_its_far_end_at_a_percentile():
+    data = data_of()
+    ids = data.tagged.ids
+    tags = (data.tagged.flags & TAG) != 0
+    ids[tags] = np.where(data.tagged.score[tags] > 0, 901, 900)
+    data.vocabulary.open_id = {"good": 900, "bad": 901}.get
+    said = []
+    stage = replace(TAGGED, scalar_percentile=50.0)
+    (phase,) = phases(arm_of(stage), data, said=said)
+    # Documents 1 to 11 have scores above 0; their middle is document 6.
+    assert phase.scalar == (900, 901, pytest.approx(0.6))
+    assert said[-1] == "tags say a number: the bad tag is a score of 0.6"
+    rows = phase.data.rows(range(phase.data.num_rows))
+    assert set(rows.ids[(rows.flags & TAG) != 0]) == {900}
+    (plain,) = phases(arm_of(TAGGED), data)
+    assert text_of(phase) == text_of(plain)
+    assert rows.score.tolist() == plain.data.rows(range(plain.data.num_rows)).score.tolist()
+    with pytest.raises(ConfigError, match="scalar_percentile=0"):
+        phases(arm_of(replace(TAGGED, scalar_percentile=0)), data)

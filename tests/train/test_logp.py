@@ -1,7 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
+from prealign.errors import ConfigError
+from prealign.tokens.encode import SCORED, TAG
+from prealign.tokens.pack import PackedRows
 from prealign.train.logp import (
+    Scalar,
     TargetLogp,
     has_attention,
     positions_in_documents,
@@ -43,6 +48,54 @@ def test_a_value_head_starts_at_0_sees_no_target_and_goes_away():
         assert one_BL.shape == (3, 12)
         assert one_BL.std() > 0
     assert not hasattr(model, "value_head")
+
+
+def rows_with_tags(ids, flags, score):
+    shape = ids.shape
+    return PackedRows(
+        ids=np.asarray(ids), mode=np.zeros(shape, np.uint8), score=np.asarray(score, np.float32),
+        flags=np.asarray(flags, np.uint8), document=np.zeros(shape, np.int32),
+    )  # fmt: skip
+
+
+def test_a_scalar_tag_says_its_score_and_nothing_else_does():
+    low = 3
+    ids = np.array([[low, 5, low, low, low, 7]])
+    flags = [[TAG | SCORED, SCORED, TAG | SCORED, TAG, TAG | SCORED, SCORED]]
+    rows = rows_with_tags(ids, flags, [[0.1, 0.1, 0.2, 0.0, 0.9, 0.9]])
+    places = Scalar(low, 9, high_score=0.4).places(rows)
+    assert places.tolist() == [pytest.approx([0.25, 0, 0.5, 0, 1])]
+    with pytest.raises(ConfigError, match=r"high_score=0\.0"):
+        Scalar(low, 9, 0.0).places(rows)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_at_its_ends_a_scalar_tag_is_an_ordinary_tag_and_between_them_a_mixture(place):
+    low, high = 3, 9
+    ids = IDS.where(low != IDS, 5)
+    ids[:, 4] = low
+    places = torch.zeros(3, 12)
+    places[:, 4] = place
+    model = small_model()
+    logp = TargetLogp(model, bf16=False, document_mask=False)
+    found_BL = logp(ids[:, :-1], ids[:, 1:], ONE, (torch.tensor([low, high]), places))[0]
+    embedding = model.get_input_embeddings().weight
+    with torch.no_grad():
+        mixed = embedding.clone()
+        mixed[low] = (1 - place) * embedding[low] + place * embedding[high]
+        # No other place of these rows has the low tag, so its whole row may be replaced.
+        assert (ids[:, :-1] == low).sum() == 3
+        hidden = model.base_model(inputs_embeds=mixed[ids[:, :-1]]).last_hidden_state
+        logits = model.get_output_embeddings()(hidden)
+        expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found_BL.detach(), expected)
+    found_BL[:, 5:].sum().backward()
+    reached = embedding.grad[[low, high]].abs().sum(dim=1) > 0
+    assert reached.tolist() == [True, True]  # by the output rows in any case
+    if place in (0.0, 1.0):
+        ids[:, 4] = (low, high)[int(place)]
+        plain_BL = logp(ids[:, :-1], ids[:, 1:], ONE)[0]
+        torch.testing.assert_close(found_BL[:, 4:], plain_BL[:, 4:])
 
 
 def test_in_bf16_it_is_nearly_the_same_and_still_fp32():

@@ -18,8 +18,10 @@ from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.objectives.unlikelihood import Unlikelihood
 from prealign.runs import RunFolder
 from prealign.train.checkpoint import checkpoints, load_weights
+from prealign.train.logp import Scalar
 from prealign.train.loop import Phase, train
 from tests.train.fakes import (
+    TAG_ID,
     FakeRows,
     folder_at,
     settings_of,
@@ -159,6 +161,27 @@ def test_each_phase_has_its_objective_and_ends_with_a_step_of_its_own(tmp_path):
     losses = [row["loss_nats"] for row in RunFolder(tmp_path).rows("metrics")]
     assert outcome.steps == 3
     assert [loss > 1 for loss in losses] == [True, True, False]
+
+
+def test_a_scalar_tag_at_its_far_end_trains_as_the_other_tag_does(tmp_path):
+    """All spans have the score 0.5: with that as the far end each tag reads as tag 38."""
+
+    class Replaced(FakeRows):
+        def rows(self, indices):
+            rows = super().rows(indices)
+            return rows._replace(ids=np.where(rows.ids == TAG_ID, 38, rows.ids))
+
+    ends = Phase(Likelihood(), FakeRows(), Scalar(TAG_ID, 38, 0.5))
+    scalar, _ = trained(tmp_path / "scalar", phases=[ends])
+    other, _ = trained(tmp_path / "other", data=Replaced(), objective=Likelihood())
+    for name, weights in scalar.state_dict().items():
+        torch.testing.assert_close(weights, other.state_dict()[name], atol=1e-4, rtol=1e-3)
+    near = Phase(Likelihood(), FakeRows(), Scalar(TAG_ID, 38, 5.0))
+    different, _ = trained(tmp_path / "near", phases=[near])
+    moved = (different.lm_head.weight - other.lm_head.weight).abs().max()
+    assert moved > 1e-3
+    with pytest.raises(TrainError, match="another run"):
+        trained(tmp_path / "near", phases=[ends])
 
 
 def test_a_run_goes_on_in_the_phase_in_which_it_was_stopped(tmp_path):
