@@ -74,8 +74,9 @@ def phases_of(
 ) -> list[Phase]:
     """Return what the arm trains on: the seed's order of documents, cut at the budget of text.
 
-    All arms that keep all documents read the same text in the same order. A filtered arm reads
-    the documents that are left, again and again if they hold less text than the budget.
+    All arms that keep all documents read the same text in the same order, again and again if they
+    hold less text than the budget; so does a filtered arm the documents that are left. A stage
+    that goes on when the order begins anew is two phases.
 
     Args:
         arm: Its stages.
@@ -86,8 +87,8 @@ def phases_of(
         say: Is told what was found in the text for an objective.
 
     Raises:
-        DataError: Tags or scores are asked for that the corpus does not have, or several stages
-            need more text than there is.
+        DataError: Tags or scores are asked for that the corpus does not have, or a stage would
+            have no document.
     """
     shard = data.tagged
     if arm.tagged and not shard.header["tags"]:
@@ -101,8 +102,8 @@ def phases_of(
         say(f"keeps {len(kept):,} of {len(order):,} documents, the best {arm.best_share:.0%}")
         order = kept
     phases = []
-    parts = stretches(shard, order, text_tokens, [stage.until_share for stage in arm.stages])
-    for stage, part in zip(arm.stages, parts, strict=True):
+    for part in stretches(shard, order, text_tokens, [stage.until_share for stage in arm.stages]):
+        stage = arm.stages[part.part]
         there = int(shard.text_lengths[part.order].sum())
         packed = Packed(
             shard=shard if stage.tagged else untagged(shard),

@@ -11,6 +11,7 @@ from prealign.report.load import ArmRun, Study, load_study
 from prealign.report.marked import kind, sample_html
 from prealign.report.numbers import over_seeds, written
 from prealign.report.tables import (
+    MANY,
     by_seed,
     codes,
     conditions,
@@ -84,10 +85,11 @@ def _top(study: Study) -> str:
         f"<p><strong>{words(one.main)}</strong> {words(one.more)}</p>" for one in verdict(study)
     )
     warning = f'<p class="warning">{words(missing(study))}</p>' if missing(study) else ""
+    shown = "verdict many" if len(study.arms) > MANY else "verdict"
     notes = "".join(f"<li>{words(note)}</li>" for note in study.notes)
     return (
         f"<header><h1>{words(study.title)}</h1>{question}"
-        f'<div class="verdict">{said}</div>{warning}'
+        f'<div class="{shown}">{said}</div>{warning}'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"
     )

@@ -33,6 +33,9 @@ p {{ margin: 0 0 .6rem; }}
 .verdict p + p {{ margin-top: .9rem; }}
 .verdict strong {{ display: block; font-size: 1.2rem; line-height: 1.4; font-weight: 600;
   margin-bottom: .3rem; }}
+.verdict.many {{ max-width: none; font-size: .87rem; color: var(--soft); }}
+.verdict.many p + p {{ margin-top: .35rem; }}
+.verdict.many strong {{ display: inline; font-size: 1em; color: var(--ink); }}
 .warning {{ border-left: 4px solid var(--warn); padding: .1rem 0 .1rem 1rem; color: var(--warn);
   margin-top: .8rem; }}
 .notes, .note, .none, .about {{ color: var(--soft); font-size: .87rem; }}

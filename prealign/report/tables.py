@@ -38,6 +38,10 @@ METRICS = {
 OF_CONDITIONS = ("mean_score", "hit_share", "expected_max_25", "parse_share", "pressure_mean")
 DIGITS = {"loss": 4}
 CODES_IN_TERMINAL = 8
+MANY = 4
+"""With more arms than this, an arm is a row of the headline and of the codes, not a column."""
+IN_TERMINAL = ("mean score", "times less", "held-out loss", "share that parses")
+"""What the terminal has room for where arms are rows: headline columns that begin so."""
 
 
 class Table(NamedTuple):
@@ -51,7 +55,10 @@ class Table(NamedTuple):
 
 
 def headline(study: Study) -> Table:
-    """Return one column per arm under its headline condition, one row per metric, over seeds."""
+    """Return one column per arm under its headline condition, one row per metric, over seeds.
+
+    Of many arms, one row each, and a column per metric.
+    """
     rows = [
         ["samples", *(study.of(arm)[0].condition for arm in study.arms)],
         ["held-out text read with", *(study.of(arm)[0].loss_condition for arm in study.arms)],
@@ -66,7 +73,10 @@ def headline(study: Study) -> Table:
         if metric == "mean_score" and len(study.arms) > 1:
             ratios = [written(baseline_ratio(study, arm).overall) for arm in study.arms[1:]]
             rows.append([f"times less than {study.baseline}", "1", *ratios])
-    return Table("Headline", ["", *study.arms], rows)
+    table = Table("Headline", ["", *study.arms], rows)
+    if len(study.arms) <= MANY:
+        return table
+    return turned(table, "arm")._replace(text_columns=4)  # arm, samples, read with, seeds
 
 
 def by_seed(study: Study) -> Table:
@@ -139,13 +149,21 @@ def losses(study: Study) -> Table:
 def codes(study: Study) -> Table:
     """Return one row per code: findings per 1000 characters, and the ratio to the baseline."""
     rows = []
-    others = study.arms[1:]
+    others = study.arms[1:] if len(study.arms) <= MANY else []
     for code in codes_of(study):
         numbers = {arm: code_rate(study, arm, code) for arm in study.arms}
         times = [_times(numbers[study.baseline], numbers[arm]) for arm in others]
         rows.append([code, *(written(numbers[arm]) for arm in study.arms), *times])
     head = ["code", *study.arms, *(f"{arm}: times less" for arm in others)]
-    return Table("Findings per 1000 characters, by code", head, rows)
+    table = Table("Findings per 1000 characters, by code", head, rows)
+    return table if len(study.arms) <= MANY or not rows else turned(table, "arm")
+
+
+def turned(table: Table, corner: str) -> Table:
+    """Return the table with its rows as columns; `corner` heads the first one."""
+    lines = zip(table.head, *table.rows, strict=True)
+    head, *rows = (list(line) for line in lines)
+    return table._replace(head=[corner, *head[1:]], rows=rows)
 
 
 def finished(runs: list[ArmRun]) -> str:
@@ -157,12 +175,15 @@ def finished(runs: list[ArmRun]) -> str:
 def print_table(study: Study, console: Console) -> None:
     """Print headline, conditions and codes of a comparison, and what they say."""
     console.print(Text(study.title, style="bold"))
-    _print(headline(study), console)
+    if len(study.arms) <= MANY:
+        _print(headline(study), console)
+    else:
+        _print(_bare(_columns(headline(study), IN_TERMINAL)), console)
     table = conditions(study)
     if len(table.rows) > len(study.arms):
         _print(_bare(table), console)
     table = codes(study)
-    if table.rows:
+    if table.rows and len(study.arms) <= MANY:
         _print(_bare(table._replace(rows=table.rows[:CODES_IN_TERMINAL])), console)
         if len(table.rows) > CODES_IN_TERMINAL:
             more = len(table.rows) - CODES_IN_TERMINAL
@@ -211,6 +232,13 @@ def _bare(table: Table) -> Table:
     words = [row[: table.text_columns] for row in table.rows]
     rows = [[*word, *row[len(word) :]] for word, row in zip(words, rows, strict=True)]
     return table._replace(rows=rows)
+
+
+def _columns(table: Table, names: tuple[str, ...]) -> Table:
+    """Return the table with its first column and those whose heads begin so, in their order."""
+    kept = [0, *(i for i, head in enumerate(table.head) if head.startswith(names))]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return table._replace(head=[table.head[i] for i in kept], rows=rows, text_columns=1)
 
 
 def _pairs(numbers: list[Number | None], study: Study) -> list[tuple[Number | None, str]]:

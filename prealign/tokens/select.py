@@ -73,7 +73,10 @@ def best_documents(shard: TokenShard, order: NDArray[np.int64], share: float) ->
 class Stretch(NamedTuple):
     """A part of an order, for a phase of training."""
 
+    part: int
+    """Which of the shares it belongs to."""
     order: NDArray[np.int64]
+    """Each document once at most."""
     text_tokens: int
     """To be read of it; of the last stretch perhaps not all that it has."""
 
@@ -83,43 +86,50 @@ def stretches(
 ) -> list[Stretch]:
     """Return the parts of an order that phases read one after the other.
 
-    A phase ends with the first document that brings the text tokens to its share. Together the
-    phases read exactly the text that one phase with the same budget would.
+    A part ends with the first document that brings the text tokens to its share. Together the
+    parts read exactly the text that one phase with the same budget would. Where the order has less
+    text than the budget it is gone through again, and a part that goes on into the next time is
+    two stretches; a single part is always one, to be read as often as it takes.
 
     Args:
         shard: Has the documents.
         order: Each document once at most.
-        text_tokens: Of all phases together.
-        until_shares: At which share of the text tokens each phase ends, rising; the last is 1.
+        text_tokens: Of all parts together.
+        until_shares: At which share of the text tokens each part ends, rising; the last is 1.
 
     Raises:
         ConfigError: The shares do not rise to 1.
-        DataError: The documents have less text than that, or a phase would have none.
+        DataError: The documents have no text, or a part would have none.
     """
     shares = list(until_shares)
     rising = all(a < b for a, b in pairwise([0.0, *shares]))
     if not rising or shares[-1:] != [1]:
         raise ConfigError(f"phases end at shares {shares}: expected shares that rise from 0 to 1")
     if len(shares) == 1:
-        return [Stretch(order, text_tokens)]
-    ends_S = np.cumsum(shard.text_lengths[order])
-    if ends_S[-1] < text_tokens:
-        raise DataError(
-            f"{text_tokens:,} text tokens in phases: the documents have {ends_S[-1]:,}, and phases "
-            "read no document twice; give more text or a smaller budget"
-        )
-    cuts = [0, *(int(np.searchsorted(ends_S, share * text_tokens)) + 1 for share in shares[:-1])]
-    found, read = [], 0
-    for first, end in zip(cuts, [*cuts[1:], len(order)], strict=True):
-        upto = int(ends_S[end - 1]) if end < len(order) and end in cuts else text_tokens
-        upto = min(upto, text_tokens)
-        if upto <= read:
+        return [Stretch(0, order, text_tokens)]
+    lengths_S = shard.text_lengths[order]
+    if not lengths_S.sum():
+        raise DataError(f"{text_tokens:,} text tokens in phases: the documents have no text")
+    times = -(-text_tokens // int(lengths_S.sum()))
+    ends_N = np.cumsum(np.tile(lengths_S, times))  # over all times, one after the other
+    last = int(np.searchsorted(ends_N, text_tokens)) + 1
+    cuts = [int(np.searchsorted(ends_N, share * text_tokens)) + 1 for share in shares[:-1]]
+    found, first = [], 0
+    for part, end in enumerate([*cuts, last]):
+        if end <= first or (part and ends_N[first - 1] >= text_tokens):
             raise DataError(
                 f"phases end at shares {shares}: one of them has no document of its own; use more "
                 "or shorter documents"
             )
-        found.append(Stretch(order[first:end], upto - read))
-        read = upto
+        while first < end:
+            time, at = divmod(first, len(order))
+            to = min(end, (time + 1) * len(order))
+            begin = int(ends_N[first - 1]) if first else 0
+            upto = min(int(ends_N[to - 1]), text_tokens)
+            piece = order[at : at + to - first]
+            if upto > begin:  # else it holds documents without text alone
+                found.append(Stretch(part, piece, upto - begin))
+            first = to
     return found
 
 

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from prealign.report.load import Study, load_study
+from prealign.report.page import page
 from prealign.report.tables import by_seed, codes, conditions, headline, losses, print_table
 from prealign.report.verdict import missing, verdict
 from tests.report.build import row, write_pair, write_run, write_study
@@ -57,6 +58,43 @@ def test_the_held_out_text_stands_first_where_it_was_measured(one_seed):
     assert first[:3] == ["held-out text", "after a prompt", "0.00340"]
     assert second[:3] == ["held-out text", "from the start", "0.000400"]
     assert third[0] == "mle"
+
+
+def many_arms(folder, count: int):
+    """A comparison of mle with so many other arms; arm k scores k hundredths."""
+    names = ["mle", *(f"arm-{k}" for k in range(1, count + 1))]
+    write_study(folder, [(name, 0) for name in names])
+    for k, name in enumerate(names):
+        condition = "untagged" if name == "mle" else "good, each line"
+        score = 0.5 if name == "mle" else k / 100
+        write_run(folder / f"{name}-seed0", score=score, loss=2.0, condition=condition,
+                  codes={"E1": 1.0 + k})  # fmt: skip
+    return folder
+
+
+def test_of_many_arms_each_is_a_row_and_the_terminal_has_room(tmp_path):
+    study = load_study(many_arms(tmp_path, 9))
+    table = headline(study)
+    assert table.head[:4] == ["arm", "samples", "held-out text read with", "seeds"]
+    assert [row[0] for row in table.rows] == study.arms
+    at = table.head.index("mean score, u")
+    assert table.rows[5][at].startswith("0.0500")
+    assert table.rows[5][at + 1] == "10.0"
+    assert [row[:2] for row in codes(study).rows][:2] == [
+        ["mle", "1.00"], ["arm-1", "2.00"],
+    ]  # fmt: skip
+    said = StringIO()
+    print_table(study, Console(file=said, width=80))
+    assert "arm-9" in said.getvalue()
+    lines = said.getvalue().splitlines()
+    (line,) = [one for one in lines if one.startswith("\u2502 arm-5 ") and "10.0" in one]
+    assert "0.0500" in line
+    assert 'class="verdict many"' in page(study)
+
+
+def test_four_others_are_too_many_and_three_are_not(tmp_path):
+    assert headline(load_study(many_arms(tmp_path / "few", 3))).head[1] == "mle"
+    assert headline(load_study(many_arms(tmp_path / "many", 4))).head[1] == "samples"
 
 
 def test_every_condition_has_a_row(three_seeds):

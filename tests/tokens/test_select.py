@@ -71,7 +71,7 @@ def test_phases_end_with_the_document_that_reaches_their_share():
     order = np.array([1, 0, 3, 2])  # 4, 7, 12, 14 text tokens
     first, second = stretches(shard, order, 12, [0.5, 1])
     assert (first.order.tolist(), first.text_tokens) == ([1, 0], 7)
-    assert (second.order.tolist(), second.text_tokens) == ([3, 2], 5)
+    assert (second.order.tolist(), second.text_tokens) == ([3], 5)
     (only,) = stretches(shard, order, 99, [1])
     assert only.text_tokens == 99
 
@@ -80,13 +80,14 @@ def test_phases_end_with_the_document_that_reaches_their_share():
 def test_phases_read_together_what_one_would(lengths, data):
     shard = shard_of(*(text(*[0.0] * n) for n in lengths))
     order = np.array(data.draw(st.permutations(range(len(lengths)))))
-    budget = data.draw(st.integers(1, sum(lengths)))
+    budget = data.draw(st.integers(1, 3 * sum(lengths)))
     shares = sorted({data.draw(st.floats(0.05, 0.95)) for _ in range(2)})
 
     def read(order, budget):
         packed = Packed(
-            shard=shard, order=order, row_tokens=5, inert_id=INERT, text_token_budget=budget
-        )
+            shard=shard, order=order, row_tokens=5, inert_id=INERT, text_token_budget=budget,
+            epochs=3,
+        )  # fmt: skip
         rows = packed.rows(range(packed.num_rows))
         # Every token but a stream's first is a target once.
         return [rows.ids[0, 0], *rows.ids[:, 1:][rows.flags[:, 1:] != PAD]]
@@ -95,12 +96,13 @@ def test_phases_read_together_what_one_would(lengths, data):
         parts = stretches(shard, order, budget, [*shares, 1])
     except DataError:  # a phase without a document of its own; the next test has one
         assume(False)
-    assert len(parts) == len(shares) + 1
+    assert [part.part for part in parts] == sorted(part.part for part in parts)
+    assert {part.part for part in parts} == set(range(len(shares) + 1))
     assert sum(part.text_tokens for part in parts) == budget
-    assert [i for part in parts for i in read(*part)] == read(order, budget)
-    done = 0
-    for part, share in zip(parts, shares, strict=False):
-        done += part.text_tokens
+    assert all(len(set(part.order)) == len(part.order) for part in parts)
+    assert [i for part in parts for i in read(*part[1:])] == read(order, budget)
+    for number, share in enumerate(shares):
+        done = sum(part.text_tokens for part in parts if part.part <= number)
         assert share * budget <= done < share * budget + 9
 
 
@@ -117,10 +119,16 @@ def test_shares_of_phases_rise_to_1(shares):
         stretches(shard, whole(shard), 1, shares)
 
 
-def test_phases_read_no_document_twice():
-    shard = shard_of(text(0.0), text(0.0))
-    with pytest.raises(DataError, match="3 text tokens in phases: the documents have 2"):
-        stretches(shard, whole(shard), 3, [0.5, 1])
+def test_a_phase_that_goes_on_when_the_order_begins_anew_is_two_stretches():
+    shard = shard_of(text(0.0, 0.0), text(0.0, 0.0), text(0.0))
+    order = np.array([2, 0, 1])
+    # Of 12 text tokens the first part has 6 at least: all five, then document 2 once more.
+    parts = stretches(shard, order, 12, [0.5, 1])
+    assert [(part.part, part.order.tolist(), part.text_tokens) for part in parts] == [
+        (0, [2, 0, 1], 5), (0, [2], 1), (1, [0, 1], 4), (1, [2, 0], 2),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="have no text"):
+        stretches(shard_of([], []), np.array([0, 1]), 3, [0.5, 1])
 
 
 def test_hidden_text_is_no_target_and_cannot_be_read():
