@@ -105,31 +105,85 @@ def annotate(
         DataError: A document is malformed, or a scorer's answer does not fit it.
         ConfigError: Two scorers have one name, or `processes` is below 1.
     """
-    scorers = tuple(scorer) if isinstance(scorer, Sequence) else (scorer,)
-    names = [one.name for one in scorers]
-    if len(set(names)) != len(names) or not names or processes < 1:
-        raise ConfigError(
-            f"scorers {names}, processes {processes}: expected one or more scorers "
-            "of different names and at least 1 process"
-        )
-    work = _Work(segmenter, scorers, tagger, dict(source))
+    if processes < 1:
+        raise ConfigError(f"processes={processes}: must be at least 1")
+    work = _work(segmenter, scorer, tagger, source)
     open_run(out, work.settings(), recipe="annotate")
     _remove(out.glob("*.part"))
     start_s = time.monotonic()
     total, shards, found = Tally(), 0, 0
     size = len(documents) if isinstance(documents, Sized) else None
     with Meter(size, shown=progress) as meter:
-        jobs = (
-            _Job(work, out / f"part-{index:05d}.parquet", index, chunk, _digest(chunk))
-            for index, chunk in enumerate(_chunks(documents))
-        )
-        for done in _in_order(jobs, processes, meter):
+        for done in _in_order(_jobs(work, documents, out), processes, meter):
             total.add(done.tally)
             shards, found = shards + 1, found + done.found
     _refuse_surplus(out, shards)
     summary = total.to_json() | {"shards": shards, "findings_per_char": total.findings_per_char}
     write_atomic(out / "_done.json", json.dumps(summary, indent=1, sort_keys=True) + "\n")
     return AnnotateReport(out, total, shards, found, time.monotonic() - start_s)
+
+
+def annotate_part(
+    documents: Iterable[Document],
+    out: Path,
+    *,
+    rank: int,
+    world_size: int,
+    segmenter: Segmenter,
+    scorer: Scorer | Sequence[Scorer],
+    tagger: Threshold | None = None,
+    source: Mapping[str, Any],
+) -> int:
+    """Write every `world_size`-th shard, those of `rank`, and return how many were made now.
+
+    For work on several machines that share a folder: what they write together is what `annotate`
+    writes, byte for byte. Afterwards call `annotate` with the same settings and documents: it
+    finds the shards, makes those that are missing, and writes the counts. Every part reads all
+    documents, and judges its own.
+
+    Args:
+        documents: All of them, in the same order in every part.
+        out: The folder that the parts share.
+        rank: From 0.
+        world_size: Parts in all.
+        segmenter: As in `annotate`, like those below.
+        scorer: One or more.
+        tagger: May be None.
+        source: JSON data.
+
+    Raises:
+        RunError: `out` holds the work of other settings or documents.
+        DataError: A document is malformed, or a scorer's answer does not fit it.
+        ConfigError: Two scorers have one name, or there is no such rank.
+    """
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} of {world_size}: expected a rank from 0 to below the size")
+    work = _work(segmenter, scorer, tagger, source)
+    open_run(out, work.settings(), recipe="annotate")
+    made = 0
+    for job in _jobs(work, documents, out):
+        if job.index % world_size == rank and _find(job) is None:
+            _do(job)
+            made += 1
+    return made
+
+
+def _work(
+    segmenter: Segmenter,
+    scorer: Scorer | Sequence[Scorer],
+    tagger: Threshold | None,
+    source: Mapping[str, Any],
+) -> "_Work":
+    scorers = tuple(scorer) if isinstance(scorer, Sequence) else (scorer,)
+    names = [one.name for one in scorers]
+    if len(set(names)) != len(names) or not names:
+        raise ConfigError(f"scorers {names}: expected one or more, of different names")
+    return _Work(segmenter, scorers, tagger, dict(source))
+
+
+def _jobs(work: "_Work", documents: Iterable[Document], out: Path) -> Iterator["_Job"]:
+    for index, chunk in enumerate(_chunks(documents)):
+        yield _Job(work, out / f"part-{index:05d}.parquet", index, chunk, _digest(chunk))
 
 
 @dataclass(frozen=True)

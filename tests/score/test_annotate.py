@@ -289,7 +289,7 @@ def test_what_cannot_be_stored_or_does_not_fit_is_an_error_with_the_document(tmp
 def test_settings_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="of different names"):
         run(tmp_path / "out", scorer=[SingleQuotes(), SingleQuotes()])
-    with pytest.raises(ConfigError, match="processes 0"):
+    with pytest.raises(ConfigError, match="processes=0: must be at least 1"):
         run(tmp_path / "out", processes=0)
 
 
