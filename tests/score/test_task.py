@@ -150,7 +150,7 @@ if __name__ == "__main__":
 def executed(tmp_path: Path, executor: str) -> functools.partial:
     script = tmp_path / "script.py"
     script.write_text(EXECUTED.replace("{executor}", executor))
-    env = os.environ | {"PYTHONPATH": str(ROOT), "DATATROVE_COLORIZE_LOGS": "0"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     return functools.partial(
         subprocess.Popen, env=env, start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, cwd=ROOT,
