@@ -81,6 +81,9 @@ class Measuring:
     """Where in a held-out text a prompt may begin; None: conditions that need prompts are not
     allowed."""
     prompt_lines: int = 6
+    """Spans in a prompt, at most."""
+    bad_prompt_lines: int = 4
+    """Spans in a prompt of a bad style."""
     prompt_chars: int = 240
 
 
@@ -238,7 +241,12 @@ def prompts_for(condition: Condition, heldout: list[Document], what: Measuring) 
     if condition.prompts == "none":
         return []
     if condition.prompts == "bad":
-        found = bad_prompts(heldout, lines=4, max_chars=what.prompt_chars, count=BAD_PROMPTS)
+        found = bad_prompts(
+            heldout,
+            lines=what.bad_prompt_lines,
+            max_chars=what.prompt_chars,
+            count=BAD_PROMPTS,
+        )
     elif what.starts is None:
         raise ConfigError(f"condition {condition.name!r}: needs measuring.starts")
     else:

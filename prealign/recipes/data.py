@@ -77,6 +77,13 @@ class Tagging:
         """Where its tokens lie."""
         return "tokens" if self == TAGS_IN_FRONT else f"tokens-{fingerprint(self)}"
 
+    @property
+    def words(self) -> str:
+        """What differs from the usual, for a log: " with bins=4"."""
+        own, usual = vars(self), vars(TAGS_IN_FRONT)
+        differs = [f"{name}={value}" for name, value in own.items() if value != usual[name]]
+        return f" with {', '.join(differs)}" if differs else ""
+
 
 TAGS_IN_FRONT = Tagging()
 
@@ -141,7 +148,7 @@ def read_prepared(
     vocabulary = load_vocabulary(folder / "vocabulary")
     bins = None if tagging.bins is None else bins_of(settings, folder, tagging.bins)
     if not (folder / tagging.folder).exists():
-        say("encoding the corpus" if tagging == TAGS_IN_FRONT else f"encoding it with {tagging}")
+        say(f"encoding the corpus{tagging.words}")
         encoder = Encoder(
             vocabulary=vocabulary,
             score=settings.tagger.score,

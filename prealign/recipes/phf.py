@@ -182,6 +182,8 @@ def pii(corpus: CorpusSettings, measuring: Measuring) -> tuple[CorpusSettings, M
         unit="identifiers per character",
         parses=None,
         starts=paragraph_starts,
+        prompt_lines=3,
+        bad_prompt_lines=2,
     )
     return corpus, measuring, 1.0
 

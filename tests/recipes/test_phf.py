@@ -3,6 +3,7 @@ import pytest
 from prealign.config import override, to_json
 from prealign.errors import ConfigError
 from prealign.recipes import phf
+from prealign.recipes.data import Tagging
 from prealign.recipes.phf import Phf
 
 ARMS = Phf().chosen_arms()
@@ -45,3 +46,11 @@ def test_an_arm_whose_text_ends_untagged_still_counts_as_tagged():
     assert by_name["tags-to-90"].conditions[0].mode == "good"
     assert not by_name["hidden"].tagged
     assert len(by_name) == len(ARMS)
+
+
+def test_a_tagging_says_what_is_unusual_in_it_and_has_a_folder_of_its_own():
+    usual, bins = Tagging(), Tagging(bins=4, dropout_share=0.0)
+    assert (usual.words, usual.folder) == ("", "tokens")
+    assert bins.words == " with bins=4, dropout_share=0.0"
+    assert bins.folder.startswith("tokens-")
+    assert bins.folder != Tagging(bins=4).folder
