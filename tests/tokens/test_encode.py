@@ -1,7 +1,6 @@
 """Documents as ids: tags where markup puts them, text untouched by them, dropout by hash."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -234,16 +233,13 @@ def test_a_span_repeats_its_tag_after_every_so_many_tokens(document, every, drop
         if flags & TAG:
             tag, since = (token, mode), 0
         elif tag is not None and mode == tag[1]:
-            # Where a span has no text of its own, or the next has the same mode and no tag, the
-            # walk cannot tell them apart: those documents are left to the test below.
             if since and since % every == 0:
                 expected.append(tag[0])
             since += 1
         else:
             tag = None
         expected.append(token)
-    neighbours = [span.mode for span in document.spans if span.end_char > span.start_char]
-    if dropout == 0 or all(a != b for a, b in pairwise(neighbours)):
+    if dropout == 0:  # else the walk cannot tell a span without its tag from the one before it
         assert again.ids.tolist() == expected
     text = (again.flags & TAG) == 0
     for column in ("ids", "mode", "score", "flags"):

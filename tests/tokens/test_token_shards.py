@@ -67,7 +67,8 @@ def test_the_header_counts_what_is_there(tmp_path):
     assert header["shifted_tags"] == encoder(dropout_share=0.2, seed=5)([cut])[0].num_shifted
     assert header["encoder"] == {
         "score": "s", "tagging": "own", "all_mode": None, "dropout_share": 0.2,
-        "bare_documents_share": 0.0, "seed": 5,
+        "bare_documents_share": 0.0, "again_every_tokens": None, "inline_share": None,
+        "inline_modes": [], "seed": 5,
     }  # fmt: skip
     assert header["vocabulary"] == vocabulary().fingerprint
 
