@@ -244,22 +244,24 @@ def headline(finals: Sequence[Final], arm: str) -> tuple[str, str]:
 def headline_rows(finals: Sequence[Final]) -> list[ResultRow]:
     """Return each arm's headline numbers under its name alone, and beside those of mle.
 
-    `times less` is mle's mean score over the arm's, of the same seed; an arm that scores 0 has
-    none. `loss ratio` is the arm's held-out loss, read in its own way, over mle's.
+    `times_less` is mle's mean score over the arm's, of the same seed; an arm that scores 0 with
+    some seed has none. `loss_ratio` is the arm's held-out loss, read in its own way, over mle's, and
+    `untagged_loss_ratio` that loss read without tags.
     """
     plain = {final.seed: final for final in finals if final.arm == "mle"}
+    silent = {final.arm for final in finals if final.value("mean_score") == 0}
     rows = []
     for final in finals:
         score, loss = final.value("mean_score"), final.value("loss")
         control = plain[final.seed]
         found: list[tuple[str, str, float]] = [
-            ("score", "per character", score),
-            ("held-out loss", "nats/byte", loss),
-            ("loss ratio", "", loss / control.value("loss")),
-            ("entropy", "bits", final.value("unigram_entropy_bits")),
+            ("headline_score", "per character", score),
+            ("loss_ratio", "", loss / control.value("loss")),
+            ("untagged_loss_ratio", "", final.value("loss", "no tags") / control.value("loss")),
+            ("headline_entropy", "bits", final.value("unigram_entropy_bits")),
         ]
-        if score > 0:
-            found.insert(1, ("times less", "", control.value("mean_score") / score))
+        if final.arm not in silent:
+            found.insert(1, ("times_less", "", control.value("mean_score") / score))
         rows += [
             ResultRow(arm=final.arm, metric=metric, unit=unit, value=value, seed=final.seed)
             for metric, unit, value in found

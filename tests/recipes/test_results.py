@@ -107,11 +107,15 @@ def test_headline_numbers_stand_beside_those_of_plain_training_with_the_same_see
     finals = [f._replace(loss_condition="true tags") if f.arm == "conditional" else f
               for f in finals]  # fmt: skip
     rows = {(row.arm, row.seed, row.metric): row.value for row in headline_rows(finals)}
-    assert rows["mle", 0, "times less"] == rows["mle", 1, "loss ratio"] == 1
-    assert rows["conditional", 0, "times less"] == pytest.approx(0.33 / 0.12)
-    assert rows["conditional", 1, "loss ratio"] == pytest.approx(2.1 / 2)
-    assert rows["conditional", 1, "score"] == 0
-    assert ("conditional", 1, "times less") not in rows  # nothing to divide by
+    assert rows["mle", 0, "times_less"] == rows["mle", 1, "loss_ratio"] == 1
+    assert ("conditional", 0, "times_less") not in rows  # a mean over the other seeds would lie
+    assert rows["conditional", 1, "loss_ratio"] == pytest.approx(2.1 / 2)
+    assert rows["conditional", 1, "untagged_loss_ratio"] == pytest.approx(1.5 * 2.1 / 2)
+    assert rows["conditional", 1, "headline_score"] == 0
+    assert ("conditional", 1, "times_less") not in rows
+    rows = headline_rows([one for one in finals if one.seed == 0])
+    (times,) = (row.value for row in rows if (row.arm, row.metric) == ("conditional", "times_less"))
+    assert times == pytest.approx(0.33 / 0.12)
 
 
 def test_a_comparison_without_its_control_has_no_bars():
