@@ -245,8 +245,8 @@ def headline_rows(finals: Sequence[Final]) -> list[ResultRow]:
     """Return each arm's headline numbers under its name alone, and beside those of mle.
 
     `times_less` is mle's mean score over the arm's, of the same seed; an arm that scores 0 with
-    some seed has none. `loss_ratio` is the arm's held-out loss, read in its own way, over mle's, and
-    `untagged_loss_ratio` that loss read without tags.
+    some seed has none. `loss_ratio` is the arm's held-out loss, read in its own way, over mle's;
+    `untagged_loss_ratio` is that loss read without tags.
     """
     plain = {final.seed: final for final in finals if final.arm == "mle"}
     silent = {final.arm for final in finals if final.value("mean_score") == 0}
