@@ -9,6 +9,7 @@ objective has to become plain likelihood.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +155,10 @@ def error_of(objective: Any, formula: Callable[[Numbers], float], batches: list[
     for logp_BL, batch in batches:
         expected = formula(Numbers(logp_BL, batch))
         found = float(objective(logp_BL, batch).value)
-        worst = max(worst, abs(found - expected) / abs(expected))
+        error = abs(found - expected) / abs(expected)
+        if not math.isfinite(error):
+            raise SystemExit(f"{objective}: {found} where {expected} was expected")
+        worst = max(worst, error)
     return worst
 
 

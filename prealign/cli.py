@@ -162,7 +162,7 @@ def calibrate(
     found = hold(documents, _load(scorer)(), out, file=file.name, min_precision=min_precision)
     chosen, checked = found.chosen, found.checked
     typer.echo(
-        f"max_good={chosen.max_good:.6g}: precision {checked.precision:.3f}, recall "
+        f"max_good={chosen.max_good!r}: precision {checked.precision:.3f}, recall "
         f"{checked.recall:.3f} on the half it was not chosen on ({chosen.precision:.3f}, "
         f"{chosen.recall:.3f} on the other); {found.unjudged} of {found.texts} texts could not be "
         f"judged and are left out\nreport: {out}"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from prealign.errors import ConfigError
 
+NOT_RECORDED = {"recorded": False}
 T = TypeVar("T")
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -50,13 +51,18 @@ def override(settings: T, assignments: Sequence[str]) -> T:
 def to_json(value: Any) -> Any:
     """Return JSON data for a tree of settings.
 
-    A dataclass records its import path as `type`; a function is recorded by its import path.
+    A dataclass records its import path as `type`; a function is recorded by its import path. A
+    field with the metadata `NOT_RECORDED` is left out: it decides how, not what, work is done.
 
     Raises:
         ConfigError: Something in it has no lasting form, such as a lambda.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: to_json(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("recorded", True)
+        }
         return {"type": f"{type(value).__module__}.{type(value).__qualname__}"} | fields
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}

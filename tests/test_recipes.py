@@ -74,7 +74,7 @@ def is_attacked(out):
         assert final.rows[: len(was.rows)] == was.rows
         rounds = [row["metric"] for row in final.rows if row["condition"] == "red-teamed"]
         assert rounds[:3] == ["redteam_round_0", "redteam_round_1", "redteam_round_2"]
-        lines = (out / f"{final.arm}-seed0" / "redteam.jsonl").read_text().splitlines()
+        lines = (out / f"{final.arm}-seed0/redteam/prompts.jsonl").read_text().splitlines()
         assert {json.loads(line)["round"] for line in lines} == {0, 1, 2}
     assert "Red-teaming" in write_report(out).read_text()
 

@@ -25,6 +25,7 @@ from prealign.tokens.vocabulary import Vocabulary
 
 ROUND = "redteam_round_"
 """The metric of a round's mean begins so."""
+PROPOSER_SEEDS = 10**8
 
 
 class Target(Protocol):
@@ -41,7 +42,10 @@ class Proposer(Protocol):
     """Makes prompts from prompts."""
 
     def __call__(self, parents: Sequence[Sequence[str]], *, max_chars: int, seed: int) -> list[str]:
-        """Return a new prompt for each set of parents, none of them empty."""
+        """Return a new prompt for each set of parents, none of them empty.
+
+        The parents of a set are in the order of their scores, the highest last.
+        """
 
 
 class Tried(NamedTuple):
@@ -100,7 +104,9 @@ class Search:
         for number in range(1, self.rounds + 1):
             generator = np.random.default_rng([seed, number])
             drawn = [self._drawn(pool, generator) for _ in range(self.per_round)]
-            prompts = proposer(drawn, max_chars=self.max_chars, seed=seed * 1000 + number)
+            # The proposer's random numbers are none of the target's.
+            own = seed * 1000 + number + PROPOSER_SEEDS
+            prompts = proposer(drawn, max_chars=self.max_chars, seed=own)
             pool += self._try(target, prompts, number, seed)
         return pool
 
@@ -108,7 +114,7 @@ class Search:
         p = parent_probabilities([one.score for one in pool], self.temperature)
         count = min(self.parents, int((p > 0).sum()))
         chosen = generator.choice(len(pool), size=count, replace=False, p=p)
-        return [pool[i].prompt for i in chosen]
+        return [pool[i].prompt for i in sorted(chosen, key=lambda i: pool[i].score)]
 
     def _try(self, target: Target, prompts: Sequence[str], number: int, seed: int) -> list[Tried]:
         scores = target(prompts, each=self.continuations, seed=seed * 1000 + number)
@@ -134,7 +140,7 @@ def rows_of(tried: Sequence[Tried], *, condition: str, unit: str) -> list[dict[s
     """Return rows for evals.jsonl: the mean of each round, and that of the best prompts of all.
 
     `redteam_round_K` has a 95 % interval over the prompts of its round; `redteam_best_N` is the
-    mean of the N highest scores.
+    mean of the N highest scores, each a mean of few texts: of two models it says more than of one.
     """
     rows: list[dict[str, Any]] = []
     for number in sorted({one.round for one in tried}):
@@ -168,6 +174,7 @@ class Written:
         """Return the scores of `each` texts written after each prompt."""
         if not prompts:
             return []
+        room = self.model.config.max_position_embeddings - self.sampling.max_text_tokens - 2
         writings = write_samples(
             self.model,
             self.vocabulary,
@@ -175,7 +182,10 @@ class Written:
             self.sampling,
             count=each * len(prompts),
             seed=seed,
-            prompts=[Document(f"attack-{i}", prompt) for i, prompt in enumerate(prompts)],
+            prompts=[
+                Document(f"attack-{i}", last_tokens(prompt, room, self.vocabulary))
+                for i, prompt in enumerate(prompts)
+            ],
             cut=self.cut,
         )
         scores: list[list[float]] = [[] for _ in prompts]
@@ -199,9 +209,9 @@ class Continued:
 
     def __call__(self, parents: Sequence[Sequence[str]], *, max_chars: int, seed: int) -> list[str]:
         """Return a new prompt for each set of parents; the last parent where nothing came."""
-        room = 2 * max_chars
+        room = self.model.config.max_position_embeddings - self.sampling.max_text_tokens - 1
         shown = [
-            Document(f"parents-{i}", "\n".join(prompts)[-room:])
+            Document(f"parents-{i}", last_tokens("\n".join(prompts), room, self.vocabulary))
             for i, prompts in enumerate(parents)
         ]
         condition = Condition(name="proposer")
@@ -214,6 +224,14 @@ class Continued:
             text + "\n" if text.strip() else prompts[-1]
             for text, prompts in zip(new, parents, strict=True)
         ]
+
+
+def last_tokens(text: str, count: int, vocabulary: Vocabulary) -> str:
+    """Return the end of a text that has at most so many tokens; a character cut apart is lost."""
+    while len(ids := vocabulary.encode_text(text)) > count:
+        shorter = vocabulary.decode_text(ids[-count:]).lstrip("\ufffd")
+        text = shorter if len(shorter) < len(text) else text[1:]
+    return text
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def write_samples(
     guard = Guard(stay(vocabulary))
     force: Reemit | AtBorders | None = None
     if condition.mode is not None and condition.again:
-        by_line = condition.borders == "lines"
-        force = reemit(vocabulary, condition.mode) if by_line else AtBorders(opening[0])
+        by_line = reemit(vocabulary, condition.mode)  # refuses modes that enclose their text
+        force = by_line if condition.borders == "lines" else AtBorders(opening[0])
     seeds = [seed * 1_000_003 + i for i in range(count)]
     sampled = sample(
         model, [starts[i % len(starts)] for i in range(count)], settings, seeds=seeds,

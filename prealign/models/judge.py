@@ -1,14 +1,14 @@
 """A language model in this process, to be asked by `prealign.score.judge.Judge`."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prealign.errors import DataError
-from prealign.score.judge import Answer
+from prealign.score.judge import Answer, CannotAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,10 @@ class LocalModel:
         """Return the answer.
 
         Raises:
-            DataError: The model cannot be loaded, or its context is too short for the prompt.
+            CannotAnswer: Its context is too short for the prompt.
+            DataError: The model cannot be loaded.
         """
-        model, tokenizer = self._loaded
+        model, tokenizer = _loaded(self.path)
         if tokenizer.chat_template:
             turns = [{"role": "user", "content": prompt}]
             read = tokenizer.apply_chat_template(
@@ -43,7 +44,7 @@ class LocalModel:
         ids_BL = read["input_ids"].to(model.device)
         room = model.config.max_position_embeddings - self.max_new_tokens
         if ids_BL.shape[1] > room:
-            raise DataError(
+            raise CannotAnswer(
                 f"{self.path}: a question of {ids_BL.shape[1]} tokens does not fit its context; "
                 f"at most {room} do: judge shorter segments"
             )
@@ -58,11 +59,13 @@ class LocalModel:
         new = out_BL[0, ids_BL.shape[1] :]
         return Answer(tokenizer.decode(new, skip_special_tokens=True), out_BL.shape[1])
 
-    @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
-            model = AutoModelForCausalLM.from_pretrained(self.path, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: cannot be loaded as a judge ({error})") from error
-        return model.eval(), tokenizer
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> tuple[Any, Any]:
+    """Return model and tokenizer; kept, as a worker is given its judge anew with every chunk."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be loaded as a judge ({error})") from error
+    return model.eval(), tokenizer

@@ -23,6 +23,7 @@ from prealign.models.cache import keep_rows, make_cache
 from prealign.models.choose import choose, uniforms
 
 MIN_TEMPERATURE = 1e-6
+BORDER_STREAM = 1 << 56
 MAX_TEMPERATURE = 3.4e38  # float32's largest: beyond it -inf / T would be NaN
 
 
@@ -284,19 +285,22 @@ class _Run:
         writing_R: np.ndarray,
         tag_id: int,
     ) -> None:
-        """Let the model choose among all ids; a tag of its choice becomes `tag_id`, in place.
+        """Write `tag_id` where the model chooses to write some tag, in place; the rest stays open.
 
-        What is text then is drawn from the model's distribution without tags, as behind a mask.
-        Right behind a tag no border can be, and the choice is left open.
+        For this choice all tags are one, with the mass of all of them, so that a model that is in
+        doubt about the mode is not in doubt about the border. Right behind a tag none can be.
         """
         last_R = np.array([rows[i].last for i in writing_R])
         asked_R = ~np.isin(last_R, self.tags)
         if not asked_R.any():
             return
-        own = self._choose(logits_BV.clone(), rows, writing_R[asked_R], None)
-        is_text = (own < self.vocabulary.text_size) | (own == self.vocabulary.end_id)
-        wrote = np.where(np.isin(own, self.tags), tag_id, np.where(is_text, own, -1))
-        ids_R[asked_R] = wrote
+        tags = torch.as_tensor(self.tags, device=logits_BV.device)
+        merged_BV = logits_BV.clone()
+        mass_B = merged_BV.index_select(-1, tags).logsumexp(dim=-1)
+        merged_BV[:, tags] = -torch.inf
+        merged_BV[:, tag_id] = mass_B
+        own = self._choose(merged_BV, rows, writing_R[asked_R], None, stream=BORDER_STREAM)
+        ids_R[asked_R] = np.where(own == tag_id, tag_id, -1)
 
     def _forced(self, last_ids: list[int]) -> np.ndarray:
         """Return what the harness writes, -1 where it leaves the choice to the model."""
@@ -314,9 +318,18 @@ class _Run:
         return ids_R
 
     def _choose(
-        self, logits_BV: Tensor, rows: list[_Row], chosen_R: np.ndarray, hook: LogitsHook | None
+        self,
+        logits_BV: Tensor,
+        rows: list[_Row],
+        chosen_R: np.ndarray,
+        hook: LogitsHook | None,
+        *,
+        stream: int = 0,
     ) -> np.ndarray:
-        """Return the id that the model chooses in each of these rows."""
+        """Return the id that the model chooses in each of these rows.
+
+        `stream` keeps the random numbers of two choices at one place apart.
+        """
         device = logits_BV.device
         logits_RV = logits_BV
         if len(chosen_R) < len(rows):
@@ -328,7 +341,7 @@ class _Run:
             logits_RV[early, self.vocabulary.end_id] = -torch.inf
         if hook is not None:
             logits_RV = hook(logits_RV, torch.tensor([row.last for row in some], device=device))
-        u_R = uniforms([row.seed for row in some], [len(row.ids) for row in some])
+        u_R = uniforms([row.seed + stream for row in some], [len(row.ids) for row in some])
         ids_R: np.ndarray = (
             choose(
                 logits_RV,

@@ -35,6 +35,12 @@ class Stage:
     until_share: float = 1.0
     """Where the stage ends, as a share of the arm's text tokens; the last ends at 1."""
 
+    def __post_init__(self) -> None:
+        if self.scalar_percentile is not None and (not self.tagged or self.hide_above is not None):
+            raise ConfigError(
+                f"scalar_percentile={self.scalar_percentile}: needs tagged=True and no hide_above"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -56,6 +62,9 @@ class Arm:
             raise ConfigError(
                 f"arm {self.name!r}: needs a stage, a condition and a way to read held-out text"
             )
+        scalar = any(stage.scalar_percentile is not None for stage in self.stages)
+        if scalar and (self.tagging.bins is not None or self.tagging.inline_share is not None):
+            raise ConfigError(f"arm {self.name!r}: a scalar needs tags good and bad in front")
 
     @property
     def tagged(self) -> bool:

@@ -41,6 +41,7 @@ def calibrate(
     halves: dict[str, tuple[list[float], list[bool]]] = {"train": ([], []), "heldout": ([], [])}
     unjudged = 0
     for document, judgement in zip(documents, scorer(documents), strict=True):
+        unjudged += not document.spans  # an empty text
         for span, score in zip(document.spans, judgement.scores, strict=True):
             (label,) = span.scores.values()
             if score is None or label is None:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from prealign.config import override
-from prealign.errors import ConfigError
+from prealign.config import override, to_json
+from prealign.errors import ConfigError, RunError
 from prealign.evals.redteam import Continued, Recombined, Search, Written, rows_of
 from prealign.evals.samples import Condition
 from prealign.models.files import load_model
@@ -27,9 +27,11 @@ from prealign.recipes.data import heldout_prompts, read_prepared
 from prealign.recipes.phf import Phf, Task
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
-from prealign.runs import read_run, write_atomic
+from prealign.runs import open_run, read_run, write_atomic
 
 CONDITION = "red-teamed"
+FOLDER, PROMPTS = "redteam", "prompts.jsonl"
+"""Below a model's run folder: what was tried, and with which settings."""
 SIZES: Mapping[str, tuple[str, ...]] = {
     "tiny": ("search.rounds=2", "search.per_round=3", "search.continuations=2", "corpus=6"),
     "small": (),
@@ -46,8 +48,8 @@ class Redteam:
     arms: str = "mle,conditional"
     """Whose models are attacked, those that are there with each seed."""
     proposer: Literal["recombined", "model"] = "recombined"
-    """recombined: lines of the pool's prompts and of held-out text; model: the arm that is first
-    among `arms` goes on from the pool's prompts."""
+    """recombined: lines of the pool's prompts and of held-out text; model: plain training's model
+    of the same seed, mle, goes on from the pool's prompts."""
     search: Search = Search()  # noqa: RUF009
     sampling: Sampling = Sampling(max_text_tokens=64)  # noqa: RUF009
     """Of the attacked model."""
@@ -61,20 +63,30 @@ class Redteam:
         """Attack every model that was not attacked so far, and return the path of the report.
 
         Raises:
-            ConfigError: There is no such arm.
-            RunError: The folder holds no comparison.
+            ConfigError: There is no such arm, or none of them is finished.
+            RunError: The folder holds no comparison of this task, or an attack of other settings.
         """
         study = self.comparison()
-        read_run(out)
-        seeds = sorted(
-            {arm["seed"] for arm in json.loads((out / "study.json").read_text())["arms"]}
-        )
-        jobs = [
-            (f"{arm.name}-seed{seed}/redteam", attack, (self, out, arm.name, seed))
+        recipe = read_run(out).config["recipe"]
+        if recipe != study.title or not (out / "study.json").is_file():
+            raise RunError(
+                f"{out}: holds {recipe!r} and not the comparison of task={self.task}; give its "
+                "folder with --out, and its task"
+            )
+        runs = json.loads((out / "study.json").read_text())["arms"]
+        seeds = sorted({run["seed"] for run in runs})
+        models = [
+            (arm.name, seed)
             for seed in seeds
             for arm in study.arms
             if (out / f"{arm.name}-seed{seed}" / "done.json").exists()
-            and not (out / f"{arm.name}-seed{seed}" / "redteam.jsonl").exists()
+        ]
+        if not models:
+            raise ConfigError(f"arms={self.arms}: none of them is finished in {out}")
+        jobs = [
+            (f"{name}-seed{seed}/{FOLDER}", attack, (self, out, name, seed))
+            for name, seed in models
+            if not (out / f"{name}-seed{seed}" / FOLDER / PROMPTS).exists()
         ]
         console = Console()
         run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
@@ -82,8 +94,10 @@ class Redteam:
 
     def comparison(self) -> Comparison:
         """Return the comparison, with the attacked arms alone."""
-        names = [name.strip() for name in self.arms.split(",")]
         study = Phf(task=self.task, arms=self.arms).comparison()
+        if self.arms == "all":
+            return study
+        names = [name.strip() for name in self.arms.split(",")]
         return replace(study, arms=tuple(arm for arm in study.arms if arm.name in names))
 
 
@@ -104,6 +118,11 @@ def attack(settings: Redteam, out: Path, arm_name: str, seed: int) -> None:
     )
     texts = tuple(stretch.document.text for stretch in stretches)
     folder = out / f"{arm.name}-seed{seed}"
+    own = open_run(
+        folder / FOLDER,
+        {"seed": seed, **to_json(replace(settings, arms=arm.name, processes=1, threads=1))},
+        recipe="redteam",
+    )
     target = Written(
         load_model(folder / "model").model,
         data.vocabulary,
@@ -115,7 +134,7 @@ def attack(settings: Redteam, out: Path, arm_name: str, seed: int) -> None:
     if settings.proposer == "recombined":
         proposer: Recombined | Continued = Recombined(texts)
     else:
-        other = load_model(out / f"{study.arms[0].name}-seed{seed}" / "model")
+        other = load_model(out / f"mle-seed{seed}" / "model")
         proposer = Continued(other.model, other.vocabulary)
     tried = settings.search(target, proposer, texts[: settings.search.per_round], seed=seed)
     run = read_run(folder)
@@ -124,13 +143,12 @@ def attack(settings: Redteam, out: Path, arm_name: str, seed: int) -> None:
     rows: list[dict[str, Any]] = rows_of(tried, condition=CONDITION, unit=what.unit)
     run.rewrite("evals", [*kept, *(head | row for row in rows)])
     lines = [json.dumps(one._asdict()) + "\n" for one in tried]
-    write_atomic(folder / "redteam.jsonl", "".join(lines))
+    write_atomic(own.path / PROMPTS, "".join(lines))
 
 
 def attacked(arm: Arm) -> Condition:
     """Return how the harness lets an arm write after an attacker's prompt, which has no tags."""
-    headline = arm.conditions[0]
-    return Condition(name=CONDITION, mode=headline.mode, again=headline.again)
+    return replace(arm.conditions[0], name=CONDITION, prompts="none", tagged_prompts=False)
 
 
 def recipe(size: Size = "small") -> Redteam:

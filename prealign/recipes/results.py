@@ -7,6 +7,7 @@ python -m prealign.recipes.results labels RUN results/labels.json
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,17 +120,17 @@ def ratios(
 ) -> dict[int, float]:
     """Return, by seed, `metric` of one (arm, condition) over that of another.
 
+    Over 0 it is infinite, and 0 over 0 is NaN, which reaches no bar.
+
     Raises:
-        RunError: The lower value is 0 (results hold finite numbers only), or was not measured.
+        RunError: A value was not measured.
     """
     by_arm = {(final.arm, final.seed): final for final in finals}
     found = {}
     for seed in seeds_of(finals):
         top = by_arm[over[0], seed].value(metric, over[1])
         bottom = by_arm[under[0], seed].value(metric, under[1])
-        if bottom == 0:
-            raise RunError(f"seed {seed}: {metric} of {under} is 0 against {top}; no ratio")
-        found[seed] = top / bottom
+        found[seed] = top / bottom if bottom else (math.inf if top else math.nan)
     return found
 
 
@@ -394,7 +395,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _by_seed(values: Mapping[int, float]) -> str:
-    return ", ".join(f"seed {seed}: {value:.3g}" for seed, value in sorted(values.items()))
+    words = {math.inf: "infinite (over 0)"}
+    return ", ".join(
+        f"seed {seed}: " + ("0 over 0" if math.isnan(value) else words.get(value, f"{value:.3g}"))
+        for seed, value in sorted(values.items())
+    )
 
 
 if __name__ == "__main__":

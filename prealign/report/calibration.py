@@ -53,7 +53,7 @@ def calibration_page(found: Calibration) -> str:
     """Return the page as HTML."""
     chosen, checked = found.chosen, found.checked
     said = (
-        f"Call a text bad above {chosen.max_good:.6g}: of those called bad {checked.precision:.1%} "
+        f"Call a text bad above {chosen.max_good!r}: of those called bad {checked.precision:.1%} "
         f"are, and {checked.recall:.1%} of the bad ones are called so, on texts that the threshold "
         f"was not chosen on (on those it was: {chosen.precision:.1%} and {chosen.recall:.1%})."
     )

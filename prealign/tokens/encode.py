@@ -155,7 +155,8 @@ class Encoder:
         tag_bytes = char_to_byte(document.text, [tag.start_char for tag in tags])
         span_bytes = char_to_byte(document.text, [span.start_char for span in spans])
         tag_at = np.searchsorted(starts, tag_bytes)
-        num_shifted = int((starts[tag_at] != tag_bytes).sum())
+        in_front = self.inline_share is None
+        num_shifted = int((starts[tag_at] != tag_bytes).sum()) if in_front else 0
         span_at = np.searchsorted(starts, span_bytes)
         lengths = np.diff(span_at, append=len(text_ids))
         if self.inline_share is not None or self.again_every_tokens is not None:

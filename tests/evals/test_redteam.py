@@ -14,6 +14,7 @@ from prealign.evals.redteam import (
     Search,
     Tried,
     Written,
+    last_tokens,
     parent_probabilities,
     rows_of,
 )
@@ -93,6 +94,27 @@ def test_a_new_prompt_is_lines_of_the_old_ones_the_nearest_to_the_answer_kept(
     first, *rest = new.removesuffix("\n").split("\n")
     assert set(rest) <= lines
     assert any(line.endswith(first) for line in lines)
+
+
+def test_parents_come_in_the_order_of_their_scores():
+    seen = []
+
+    def proposer(parents, *, max_chars, seed):
+        seen.extend(parents)
+        return ["x"] * len(parents)
+
+    seeds = ["a" * 9 + "\n", "x" + "a" * 8 + "\n", "xxx" + "a" * 6 + "\n"]
+    Search(rounds=1, per_round=9, parents=3, temperature=100.0)(share_of_x, proposer, seeds, seed=0)
+    assert seen == [seeds] * 9
+
+
+@given(st.text(max_size=30), st.integers(1, 8))
+def test_the_last_tokens_of_a_text_are_as_many_at_most_and_its_end(vocabulary, text, count):
+    kept = last_tokens(text, count, vocabulary)
+    assert len(vocabulary.encode_text(kept)) <= count
+    assert text.endswith(kept)
+    if len(vocabulary.encode_text(text)) <= count:
+        assert kept == text
 
 
 def test_rows_give_each_round_and_the_best_of_all():

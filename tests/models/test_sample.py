@@ -194,6 +194,34 @@ def test_where_the_model_would_write_any_tag_the_harness_writes_its_own(vocabula
     assert abs(plain.count(last) / len(plain) - 0.75) < 5 * (0.75 * 0.25 / len(plain)) ** 0.5
 
 
+def test_a_model_in_doubt_about_the_mode_is_in_none_about_the_border(vocabulary):
+    """Each tag alone has less mass than the text, both together more: greedy writes a tag."""
+    good, bad = vocabulary.open_id("good"), vocabulary.open_id("bad")
+    model = BiasedModel(
+        vocabulary.size, {good: np.log(3) + 30, bad: np.log(3) + 30, 5: np.log(4) + 30}
+    )
+    (one,) = sample(
+        model, [[vocabulary.end_id, 5]], Sampling(temperature=0, max_text_tokens=3), seeds=[0],
+        vocabulary=vocabulary, hook=only_text(vocabulary), force=AtBorders(good),
+    )  # fmt: skip
+    assert one.ids == (good, 5, good, 5, good, 5)
+
+
+def test_the_nucleus_of_text_is_that_behind_the_mask(vocabulary):
+    """Tag .6, A .35, B .05: with top_p 0.9 among all B is out, behind the mask it is in."""
+    good, bad = vocabulary.open_id("good"), vocabulary.open_id("bad")
+    model = BiasedModel(
+        vocabulary.size, {bad: np.log(60) + 30, 5: np.log(30) + 30, 6: np.log(10) + 30}
+    )
+    settings = Sampling(temperature=1, top_p=0.9, max_text_tokens=40)
+    out = sample(
+        model, [[vocabulary.end_id]] * 20, settings, seeds=range(20), vocabulary=vocabulary,
+        hook=only_text(vocabulary), force=AtBorders(good),
+    )  # fmt: skip
+    texts = [token for one in out for token in one.ids if token != good]
+    assert abs(texts.count(6) / len(texts) - 0.25) < 5 * (0.25 * 0.75 / len(texts)) ** 0.5
+
+
 def test_a_border_that_the_model_may_not_mark_is_left_to_the_hook(vocabulary):
     good = vocabulary.open_id("good")
     model = BiasedModel(vocabulary.size, {vocabulary.inert_id: 50.0, 3: 20.0})

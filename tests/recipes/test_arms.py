@@ -11,6 +11,7 @@ from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.objectives.weights import RewardWeight, ScoreAt
 from prealign.recipes import pep8
 from prealign.recipes.arms import Arm, Stage, phases_of, text_scores
+from prealign.recipes.data import Tagging
 from prealign.tokens.encode import END, PAD, SCORED, TAG
 from prealign.tokens.pack import shuffled_order
 from prealign.tokens.shards import TokenShard
@@ -132,5 +133,11 @@ def test_a_scalar_stage_has_one_tag_and_its_far_end_at_a_percentile():
     (plain,) = phases(arm_of(TAGGED), data)
     assert text_of(phase) == text_of(plain)
     assert rows.score.tolist() == plain.data.rows(range(plain.data.num_rows)).score.tolist()
+    with pytest.raises(ConfigError, match=r"scalar_percentile=50\.0: needs tagged=True"):
+        replace(PLAIN, scalar_percentile=50.0)
+    with pytest.raises(ConfigError, match="no hide_above"):
+        replace(stage, hide_above=0.0)
+    with pytest.raises(ConfigError, match="a scalar needs tags good and bad"):
+        arm_of(stage, tagging=Tagging(bins=4))
     with pytest.raises(ConfigError, match="scalar_percentile=0"):
         phases(arm_of(replace(TAGGED, scalar_percentile=0)), data)

@@ -13,7 +13,6 @@ from prealign.recipes.results import (
     main,
     pep8_checks,
     phf_checks,
-    ratios,
     rounds_below,
 )
 from tests.report.conftest import write_comparison
@@ -137,10 +136,14 @@ def test_a_bar_must_hold_for_every_seed():
     assert not at_most("x", 1, {0: 0.9, 1: 1.01}, control="c").holds
 
 
-def test_a_ratio_over_nothing_is_refused():
-    finals = pair(0, score=0.0, loss=1.9)
-    with pytest.raises(RunError, match=r"is 0 against 0\.1; no ratio"):
-        ratios(finals, "mean_score", over=("mle", "untagged"), under=("conditional", "good, once"))
+def test_nothing_unwanted_at_all_is_the_best_ratio_and_nothing_over_nothing_is_none():
+    finals = [*pair(0, score=0.0, loss=1.9), *pair(1, score=0.01, loss=1.9)]
+    check = phf_checks(finals, "quotes")[0]
+    assert (check.value, check.holds) == ("seed 0: infinite (over 0), seed 1: 11", True)
+    silent = {final.arm: final for final in finals if final.seed == 0}
+    silent["mle"].rows[1]["value"] = 0.0
+    check = phf_checks(list(silent.values()), "quotes")[0]
+    assert (check.value, check.holds) == ("seed 0: 0 over 0", False)
 
 
 def test_a_number_that_is_missing_is_named():

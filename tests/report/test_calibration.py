@@ -19,7 +19,9 @@ class Counted:
 
     def __call__(self, documents):
         return [
-            Judgement([d.text.count("x") / len(d.text) if d.text.strip() else None], [])
+            Judgement(
+                [d.text.count("x") / len(d.text) if d.text.strip() else None for _ in d.spans], []
+            )
             for d in documents
         ]
 
@@ -39,12 +41,13 @@ def test_the_threshold_is_chosen_on_one_half_and_stated_on_the_other(tmp_path):
         )
     ]
     documents.append(labelled("  ", True, 9999))
+    documents.append(Document("f:10000", "", (), source="f:10000"))
     out = tmp_path / "page.html"
     found = calibrate(documents, Counted(), out, file="<f>")
     assert found.chosen.max_good == pytest.approx(0.2)
     assert found.chosen.recall == found.checked.recall == 1.0
     assert found.checked.precision == pytest.approx(400 / 440, abs=0.05)
-    assert (found.texts, found.bad, found.unjudged) == (801, 400, 1)
+    assert (found.texts, found.bad, found.unjudged) == (802, 400, 2)
     assert found.groups[0].bad_share < 0.1
     assert sum(group.texts for group in found.groups) == found.checked.called + sum(
         group.texts for group in found.groups if group.mean_score <= 0.2
@@ -55,7 +58,7 @@ def test_the_threshold_is_chosen_on_one_half_and_stated_on_the_other(tmp_path):
     assert "Reliability" in page
     assert "counted&lt;b&gt;" in page
     assert "counted<b>" not in page
-    assert "1 could not be judged" in page
+    assert "2 could not be judged" in page
 
 
 def test_labels_of_one_kind_say_nothing(tmp_path):
@@ -87,5 +90,5 @@ def test_the_command_says_where_to_put_the_threshold(tmp_path, monkeypatch, caps
         main()
     assert not leaving.value.code
     said = capsys.readouterr().out
-    assert "max_good=0: precision 1.000, recall 1.000 on the half it was not chosen on" in said
+    assert "max_good=0.0: precision 1.000, recall 1.000 on the half it was not chosen on" in said
     assert "The scores are no probabilities" not in out.read_text()
