@@ -84,6 +84,8 @@ def open_run(path: Path, settings: Any, *, recipe: str = "") -> RunFolder:
             raise RunError(f"{path}: holds another run ({what}); name another folder or delete it")
         return RunFolder(path)
     if path.exists() and any(not file.name.endswith(".part") for file in path.iterdir()):
+        if config.exists():  # another process has just begun the same run
+            return open_run(path, settings, recipe=recipe)
         raise RunError(f"{path}: is not empty and holds no run; name another folder")
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(config, json.dumps(recorded | {"environment": environment()}, indent=1))
@@ -179,7 +181,8 @@ def write_results(
 
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader, or a kill, sees the old one or the new one, whole."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # On a folder that machines share, process ids are not enough.
+    part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     with part.open("wb") as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
         stream.flush()

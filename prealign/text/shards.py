@@ -64,7 +64,7 @@ def write_shard(path: Path, documents: Sequence[Document], header: Mapping[str, 
     schema = pa.schema(list(kinds.items()), metadata={KEY: text.encode()})
     table = pa.table(columns, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     pq.write_table(table, part, row_group_size=ROWS_PER_GROUP, compression="zstd")
     with part.open("rb") as stream:
         os.fsync(stream.fileno())

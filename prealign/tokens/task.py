@@ -2,7 +2,7 @@
 
 task = EncodeTask(annotated=Path("shards"), out=Path("tokens"), encoder=encoder)
 LocalPipelineExecutor([task], tasks=8, workers=2, logging_dir="logs").run()
-shard = task.finish()
+shard = task.finish(world_size=8)
 """
 
 import itertools
@@ -11,16 +11,24 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prealign.config import fingerprint
 from prealign.errors import ConfigError, DataError
 from prealign.runs import write_atomic
-from prealign.text.shards import read_shard, shard_files
+from prealign.text.shards import read_header, read_shard, shard_files
 from prealign.tokens.encode import Encoder
-from prealign.tokens.shards import COLUMNS, TokenShard, read_tokens, write_tokens
+from prealign.tokens.shards import (
+    COLUMNS,
+    ENCODER_SETTINGS,
+    TokenShard,
+    read_tokens,
+    write_tokens,
+)
 
 COUNTS = ("documents", "tokens", "text_tokens", "text_bytes", "tags", "shifted_tags",
           "scored_tokens")  # fmt: skip
@@ -34,7 +42,7 @@ class EncodeTask:
     annotated: Path
     """A finished folder of annotated shards."""
     out: Path
-    """The token shard; its parts lie beside it, in a folder with this name and `.parts`."""
+    """The token shard; its parts lie beside it, in a folder that ends in `.parts`."""
     encoder: Encoder
 
     def __call__(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
@@ -42,14 +50,17 @@ class EncodeTask:
 
         Raises:
             ConfigError: There is no such rank.
+            DataError: The annotation is not finished, or a document cannot be encoded.
         """
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} of {world_size}: expected 0 to below the size")
         part = self._part(rank, world_size)
-        files = self._files(rank, world_size)
-        if files and not part.exists():
-            documents = itertools.chain.from_iterable(map(read_shard, files))
-            write_tokens(part, documents, self.encoder)
+        if part.exists():
+            return
+        documents = itertools.chain.from_iterable(map(read_shard, self._files(rank, world_size)))
+        first = next(documents, None)
+        if first is not None:  # a tagger may have dropped all that these files held
+            write_tokens(part, itertools.chain([first], documents), self.encoder)
 
     def finish(self, *, world_size: int) -> TokenShard:
         """Return the token shard of all parts; parts that are missing are encoded now.
@@ -57,19 +68,34 @@ class EncodeTask:
         It is what `prealign.tokens.shards.write_tokens` writes of the whole, byte for byte.
 
         Raises:
-            DataError: `out` exists.
+            DataError: `out` exists, or as for a single rank.
         """
+        if self.out.exists():
+            raise DataError(f"{self.out}: exists already; delete it or name another folder")
         for rank in range(world_size):
             self(rank=rank, world_size=world_size)
         parts = [self._part(rank, world_size) for rank in range(world_size)]
         shard = join_tokens([part for part in parts if part.exists()], self.out)
-        shutil.rmtree(self.out.with_name(f"{self.out.name}.parts"))
+        shutil.rmtree(self._parts)
         return shard
 
+    @cached_property
+    def _parts(self) -> Path:
+        """The folder of the parts, named by what they are made of: others are never taken for them.
+
+        Raises:
+            DataError: The annotation is not finished, so that ranks could see different files.
+        """
+        if not (self.annotated / "_done.json").is_file():
+            raise DataError(f"{self.annotated}: is not finished; annotate it first")
+        encoder = {name: getattr(self.encoder, name) for name in ENCODER_SETTINGS}
+        chunks = [(path.name, read_header(path)) for path in shard_files(self.annotated)]
+        made_of = fingerprint([encoder, self.encoder.vocabulary.fingerprint, chunks])
+        return self.out.with_name(f"{self.out.name}.{made_of}.parts")
+
     def _part(self, rank: int, world_size: int) -> Path:
-        folder = self.out.with_name(f"{self.out.name}.parts")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{rank:05d}-of-{world_size:05d}"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        return self._parts / f"{rank:05d}-of-{world_size:05d}"
 
     def _files(self, rank: int, world_size: int) -> list[Path]:
         """Return a run of neighbouring files, so that the parts in order are the whole in order."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from prealign.score.quotes import SingleQuotes
 from prealign.score.segment import Lines
 from prealign.score.tag import Threshold
 from prealign.score.task import AnnotateTask
-from prealign.text.document import Document
+from prealign.text.document import Document, Judgement
 from prealign.text.scheme import GOOD_BAD
 from prealign.text.shards import read_shards
 from prealign.tokens.encode import Encoder
@@ -41,6 +42,17 @@ def corpus(count: int = 40, pause_s: float = 0.0):
     for i in range(count):
         time.sleep(pause_s)
         yield Document(f"{i}.py", f"x = 'a{i}'\n" * 9 + "y = 1\n" * (i % 3), (), f"p{i % 4}")
+
+
+@dataclass(frozen=True)
+class NoFives:
+    """Judges no text that has a 5 in it."""
+
+    name: str = "no_fives"
+    version: str = "1"
+
+    def __call__(self, documents):
+        return [Judgement([None if "5" in d.text else 0.0] * len(d.spans), []) for d in documents]
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +118,38 @@ def test_tokens_made_in_parts_are_the_tokens_of_the_whole(tmp_path, size):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "one", "shards"]
     with pytest.raises(DataError, match="exists already"):
         task.finish(world_size=size)
+
+
+def test_parts_of_another_encoder_or_of_other_shards_are_not_taken(tmp_path):
+    whole(tmp_path / "shards")
+    old = Encoder(vocabulary=encoder().vocabulary, score="single_quotes", dropout_share=0.5)
+    EncodeTask(annotated=tmp_path / "shards", out=tmp_path / "many", encoder=old)()
+    task = EncodeTask(annotated=tmp_path / "shards", out=tmp_path / "many", encoder=encoder())
+    write_tokens(tmp_path / "one", read_shards(tmp_path / "shards"), encoder())
+    task.finish(world_size=1)
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+    (tmp_path / "shards" / "_done.json").unlink()
+    with pytest.raises(DataError, match="is not finished"):
+        EncodeTask(annotated=tmp_path / "shards", out=tmp_path / "x", encoder=encoder())()
+
+
+def test_a_rank_whose_documents_were_all_dropped_makes_no_part(tmp_path):
+    """Every second document has no score, and its chunk is a shard without rows."""
+
+    def half():
+        for i in range(20):
+            yield Document(f"{i}.py", "x = 1\n" * 90 if i % 2 else "z = 5\n" * 90, (), "p")
+
+    scorer = NoFives()
+    annotate(
+        half(), tmp_path / "shards", segmenter=Lines(), scorer=scorer, source={}, progress=False,
+        tagger=Threshold(score=scorer.name, unjudged="drop"),
+    )  # fmt: skip
+    by_score = Encoder(vocabulary=encoder().vocabulary, score=scorer.name)
+    write_tokens(tmp_path / "one", read_shards(tmp_path / "shards"), by_score)
+    task = EncodeTask(annotated=tmp_path / "shards", out=tmp_path / "many", encoder=by_score)
+    assert task.finish(world_size=20).num_documents == 10
+    assert files(tmp_path / "many") == files(tmp_path / "one")
 
 
 def test_parts_of_different_encoders_are_not_joined(tmp_path):
