@@ -78,25 +78,14 @@ def read_documents(
 
 
 @torch.inference_mode()
-def target_logp(
-    model: PreTrainedModel, ids_BL: torch.Tensor, *, allowed: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the log-probability of each token after the first, [B, L-1], fp32, in nats.
-
-    Args:
-        model: It is read under eval().
-        ids_BL: int64.
-        allowed: bool, [V]: probabilities are relative to these ids alone; None: to all. A token
-            that is not among them has a meaningless value.
-    """
+def target_logp(model: PreTrainedModel, ids_BL: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each token after the first, [B, L-1], fp32, in nats."""
     modules = [module for module in model.modules() if module.training]
     model.eval()
     try:
         ids_BL = ids_BL.to(model.device)
         logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits.float()
         chosen_BL: torch.Tensor = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1)
-        if allowed is not None:
-            logits_BLV = logits_BLV.masked_fill(~allowed.to(model.device), -torch.inf)
         total_BL: torch.Tensor = logits_BLV.logsumexp(-1)
         return chosen_BL - total_BL
     finally:

@@ -6,17 +6,17 @@ other text, say. Unlike there, tags are context and their own probability is not
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from prealign.errors import ConfigError
-from prealign.evals.capability import target_logp
 from prealign.evals.stats import Estimate, ratio_interval
 from prealign.guard.gate import Guard
 from prealign.guard.policy import stay
-from prealign.models.sample import Sampling, sample
+from prealign.models.sample import Sampling, evaluating, sample
 from prealign.tokens.vocabulary import Vocabulary
 
 
@@ -59,7 +59,8 @@ def forward_kl(
     """Return KL(reference, model) in nats per byte of text, with a 95 % interval over samples.
 
     It is the mean of log p_reference - log p_model over samples of the reference, per byte; both
-    are taken without the tags' share of the probability, so neither pays for what it may not write.
+    are the probabilities with which text is sampled behind the guard (`text_logp`), so neither pays
+    for the tags that it may not write.
 
     Args:
         reference: Drew the samples.
@@ -88,7 +89,12 @@ def forward_kl(
 def text_logp(
     model: PreTrainedModel, ids: Sequence[int], tag: int | None, vocabulary: Vocabulary
 ) -> np.ndarray:
-    """Return log p of each id after the first, given those before it, among ids that are no tags.
+    """Return log p of each id after the first, as it would be sampled behind the guard, in nats.
+
+    Without a tag: given the ids before it, among all that are no tags. With one, it is what the
+    sampler does that writes the tag again at each line (`prealign.models.sample.Sampling`): behind
+    a newline the model may end the text first, asked among all ids; else the tag is written, and it
+    goes on among all that are no tags, the end of text with them.
 
     Args:
         model: Reads.
@@ -96,19 +102,36 @@ def text_logp(
         tag: Stands in front of each line, and is not counted; None: no tags.
         vocabulary: Says which ids are tags and which end a line.
     """
-    read, counted = list(ids[:1]), []
-    for token in ids[1:]:
-        ends_line = read[-1] == vocabulary.end_id or read[-1] in vocabulary.newline_ids
-        if tag is not None and ends_line and token != vocabulary.end_id:
+    end = vocabulary.end_id
+    read: list[int] = [ids[0]]
+    asked_first: dict[int, int] = {}  # place in `read` of a counted id: where the end was asked for
+    for previous, token in pairwise(ids):
+        if tag is not None and (len(read) == 1 or previous in vocabulary.newline_ids):
+            if len(read) > 1:
+                asked_first[len(read) + 1] = len(read) - 1
             read.append(tag)
-        counted.append(len(read) - 1)
         read.append(token)
-    logp_L = target_logp(model, torch.tensor([read]), allowed=_no_tags(vocabulary))
-    chosen: np.ndarray = logp_L[0].double().cpu().numpy()[counted]
-    return chosen
+    free_LV, bare_LV = _log_softmaxes(model, read, vocabulary)
+    counted = []
+    for at in (place for place in range(1, len(read)) if read[place] != tag):
+        logp = float(bare_LV[at - 1, read[at]])
+        if at in asked_first:
+            ends = float(free_LV[asked_first[at], end])
+            goes_on = float(np.log1p(-np.exp(ends)))
+            logp = np.logaddexp(ends, goes_on + logp) if read[at] == end else goes_on + logp
+        counted.append(logp)
+    return np.array(counted)
 
 
-def _no_tags(vocabulary: Vocabulary) -> torch.Tensor:
-    allowed_V = torch.ones(vocabulary.size, dtype=torch.bool)
-    allowed_V[[*vocabulary.tag_ids.values(), vocabulary.inert_id]] = False
-    return allowed_V
+@torch.inference_mode()
+def _log_softmaxes(
+    model: PreTrainedModel, read: Sequence[int], vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log p of the next id at each place, float64, [L, V]: among all, and without tags."""
+    with evaluating(model):
+        ids_BL = torch.tensor([list(read)], device=model.device)
+        logits_LV = model(input_ids=ids_BL, use_cache=False).logits[0].double().cpu()
+    free_LV = logits_LV.log_softmax(dim=-1).numpy()
+    denied = [*vocabulary.tag_ids.values(), vocabulary.inert_id]
+    logits_LV[:, denied] = -torch.inf
+    return free_LV, logits_LV.log_softmax(dim=-1).numpy()

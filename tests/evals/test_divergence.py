@@ -45,21 +45,39 @@ def test_samples_have_no_tags_and_an_end_where_the_model_ended(vocabulary):
 
 
 def test_tags_are_read_at_each_line_and_not_counted(vocabulary):
-    """By hand: the ids that are read, and the places that are counted."""
+    """By hand: what is read, which places are counted, and where the end is asked for."""
     shape = LlamaShape(width=16, layers=1, heads=2, max_tokens=64)
     reader = make_model(shape, vocabulary.size, seed=1)
     newline = min(vocabulary.newline_ids)
     good, end = vocabulary.open_id("good"), vocabulary.end_id
-    ids = [end, 7, newline, 8, end]
-    read = [end, good, 7, newline, good, 8, end]
+    ids = [end, 7, newline, 8, newline, end]
+    read = [end, good, 7, newline, good, 8, newline, good, end]
     with torch.inference_mode():
         logits = reader(input_ids=torch.tensor([read])).logits[0].double()
-    logits = logits[:, : end + 1].log_softmax(-1)
-    expected = [float(logits[at, token]) for at, token in ((1, 7), (2, newline), (4, 8), (5, end))]
-    assert text_logp(reader, ids, good, vocabulary) == pytest.approx(expected, abs=1e-5)
+    among_all = logits.softmax(-1).numpy()
+    text = logits[:, : end + 1].softmax(-1).numpy()
+    first, second = among_all[3, end], among_all[6, end]  # behind each newline, before the tag
+    expected = [
+        text[1, 7],
+        text[2, newline],
+        (1 - first) * text[4, 8],
+        text[5, newline],
+        second + (1 - second) * text[7, end],
+    ]
+    assert text_logp(reader, ids, good, vocabulary) == pytest.approx(np.log(expected), abs=1e-5)
     without = text_logp(reader, ids, None, vocabulary)
-    assert len(without) == 4
-    assert not np.allclose(without, expected, atol=1e-3)
+    assert len(without) == 5
+    assert not np.allclose(without, np.log(expected), atol=1e-3)
+
+
+def test_at_a_line_the_outcomes_have_the_whole_probability(vocabulary):
+    """So the divergence of a model that says its tag is never below 0, whatever it says of ends."""
+    newline, good = min(vocabulary.newline_ids), vocabulary.open_id("good")
+    end = vocabulary.end_id
+    sure = BiasedModel(vocabulary.size, {good: 9.0, end: 7.0, 5: 6.0})
+    outcomes = [*range(vocabulary.text_size), end]
+    logp = [text_logp(sure, [end, 5, newline, one], good, vocabulary)[-1] for one in outcomes]
+    assert np.exp(logp).sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_no_text_is_no_estimate(model, vocabulary):
