@@ -201,6 +201,7 @@ def executed(tmp_path: Path, executor: str) -> functools.partial:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("executor", ["LocalPipelineExecutor", "RayPipelineExecutor"])
 def test_an_executor_that_was_killed_goes_on_and_ends_with_the_bytes_of_the_whole(
