@@ -1,7 +1,10 @@
 """Held-out loss per byte of text, with tags left out of the sum.
 
 The same text is read three ways: with its true tags, without tags, and with one mode's tag on
-every segment. Tags are context, never targets, so a model is not charged for predicting them.
+every segment. Tags are context, never targets, so a model is not charged for predicting them. Nor
+is it for the mass that it puts on tags where text stands: probabilities are among all other ids, as
+they are behind the guard. A model that learnt to predict tags and reads text without them would
+else be charged at every line for a tag that nobody lets it write.
 """
 
 from collections.abc import Sequence
@@ -53,6 +56,7 @@ def read_documents(
         encoder = Encoder(vocabulary=vocabulary, all_mode=tags.removeprefix("all "))
     else:
         encoder = Encoder(vocabulary=vocabulary, tagging="own" if tags == "true tags" else "none")
+    denied = [*vocabulary.tag_ids.values(), vocabulary.inert_id]
     windows = []
     for index, encoded in enumerate(encoder(documents)):
         for at in range(0, max(len(encoded.ids) - 1, 0), row_tokens):
@@ -69,22 +73,33 @@ def read_documents(
         for row, (_, ids, flags) in enumerate(batch):
             ids_BL[row, : len(ids)] = ids
             text_BL[row, : len(ids)] = (flags & (TAG | END)) == 0
-        logp_BL = target_logp(model, torch.from_numpy(ids_BL)).double().cpu().numpy()
+        found_BL = target_logp(model, torch.from_numpy(ids_BL), denied=denied)
+        logp_BL = np.where(text_BL[:, 1:], found_BL.double().cpu().numpy(), 0.0)
         rows_B = np.array([index for index, _, _ in batch])
-        np.add.at(nats_D, rows_B, -(logp_BL * text_BL[:, 1:]).sum(axis=1))
+        np.add.at(nats_D, rows_B, -logp_BL.sum(axis=1))
         text_bytes_BL = vocabulary.token_bytes[ids_BL[:, 1:]] * text_BL[:, 1:]
         np.add.at(bytes_D, rows_B, text_bytes_BL.sum(axis=1))
     return Reading(nats_D, bytes_D)
 
 
 @torch.inference_mode()
-def target_logp(model: PreTrainedModel, ids_BL: torch.Tensor) -> torch.Tensor:
-    """Return the log-probability of each token after the first, [B, L-1], fp32, in nats."""
+def target_logp(
+    model: PreTrainedModel, ids_BL: torch.Tensor, *, denied: Sequence[int] = ()
+) -> torch.Tensor:
+    """Return the log-probability of each token after the first, [B, L-1], fp32, in nats.
+
+    Args:
+        model: It is read under eval().
+        ids_BL: int64.
+        denied: Probabilities are among all ids but these, as behind the guard; a token that is one
+            of them has none, and -inf.
+    """
     modules = [module for module in model.modules() if module.training]
     model.eval()
     try:
         ids_BL = ids_BL.to(model.device)
         logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits.float()
+        logits_BLV[..., list(denied)] = -torch.inf
         chosen_BL: torch.Tensor = logits_BLV.gather(-1, ids_BL[:, 1:, None]).squeeze(-1)
         total_BL: torch.Tensor = logits_BLV.logsumexp(-1)
         return chosen_BL - total_BL
