@@ -81,4 +81,16 @@ def _session() -> Any:
         raise DataError(
             f"{PACKAGE}: has {len(models)} ONNX models, expected 1; pin hatesonar==0.1.0"
         )
-    return onnxruntime.InferenceSession(str(models[0]), providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # what goes wrong is said below
+    try:
+        return onnxruntime.InferenceSession(
+            str(models[0]), settings, providers=["CPUExecutionProvider"]
+        )
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+        if "locale" not in str(error):
+            raise
+        raise MissingDependency(
+            "hatesonar's model needs the locale en_US.UTF-8: "
+            "localedef -i en_US -f UTF-8 en_US.UTF-8 (on Debian the package locales)"
+        ) from error
