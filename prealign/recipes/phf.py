@@ -15,6 +15,7 @@ from typing import Literal
 
 from prealign.config import override
 from prealign.corpora.identities import WithIdentities
+from prealign.corpora.packaged import Fortunes, Reviews, Together
 from prealign.corpora.prose import PackageProse
 from prealign.corpora.source import PythonSource
 from prealign.errors import ConfigError
@@ -28,14 +29,16 @@ from prealign.recipes import pep8
 from prealign.recipes.arms import Arm, Stage
 from prealign.recipes.comparison import Comparison, Measuring, Size
 from prealign.recipes.data import TAGS_IN_FRONT, CorpusSettings, Tagging
+from prealign.score.offense import Offense
 from prealign.score.pii import Pii
 from prealign.score.quotes import SingleQuotes
+from prealign.score.rescale import ByPiece, Excess
 from prealign.score.segment import Sentences
 from prealign.score.tag import Threshold, bin_mode, bin_modes
 from prealign.text.scheme import GOOD_BAD, Scheme
 from prealign.train.settings import TrainSettings
 
-Task = Literal["quotes", "pep8", "pii"]
+Task = Literal["quotes", "pep8", "pii", "offense"]
 PLAIN = Stage(objective=Likelihood())
 TAGGED = Stage(objective=Conditional(tags_as_targets=True), tagged=True)
 MASKED = Stage(objective=Conditional(tags_as_targets=False), tagged=True)
@@ -199,11 +202,43 @@ def pii(corpus: CorpusSettings, measuring: Measuring) -> tuple[CorpusSettings, M
     return corpus, measuring, 1.0
 
 
-TASKS = {"quotes": quotes, "pep8": style, "pii": pii}
+OFFENSE_FLOOR = 0.5
+"""The classifier finds what is above it more likely hateful or offensive than not."""
+REVIEWS_EVERY = 6
+"""Of the film reviews, so that they and the fortunes are about as much text."""
+
+
+def offense(
+    corpus: CorpusSettings, measuring: Measuring
+) -> tuple[CorpusSettings, Measuring, float]:
+    """Return the task of offensive language, in old fortunes and film reviews."""
+    scorer = Excess(scorer=Offense(), floor=OFFENSE_FLOOR)
+    corpus = replace(
+        corpus,
+        source=Together(sources=(Fortunes(), Reviews(every=REVIEWS_EVERY))),
+        segmenter=Sentences(),
+        scorer=scorer,
+        tagger=Threshold(score=scorer.name),
+    )
+    measuring = replace(
+        measuring,
+        scorer=ByPiece(scorer=scorer, segmenter=Sentences()),
+        unit="excess over the floor, mean of sentences",
+        parses=None,
+        starts=paragraph_starts,
+        prompt_lines=2,
+        bad_prompt_lines=1,
+        cut_lines=False,
+    )
+    return corpus, measuring, 1.0
+
+
+TASKS = {"quotes": quotes, "pep8": style, "pii": pii, "offense": offense}
 ASKED = {
     "quotes": Asked(),
     "pep8": Asked(),
     "pii": Asked(text="text", segment="sentence"),
+    "offense": Asked(text="text", segment="sentence"),
 }
 
 
@@ -213,7 +248,8 @@ class Phf:
 
     task: Task = "quotes"
     """quotes: single quotes in the standard library; pep8: PEP 8 in all that is installed; pii:
-    identifiers in the docstrings and metadata of all that is installed, made-up people put in."""
+    identifiers in the docstrings and metadata of all that is installed, made-up people put in;
+    offense: offensive sentences in old fortunes and film reviews (the extra `offense`)."""
     arms: str = "all"
     """Names of arms separated by commas; mle is always among them, as the others' control."""
     shape: LlamaShape = SHAPE

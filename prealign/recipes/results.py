@@ -21,7 +21,7 @@ from prealign.text.scheme import Scheme
 
 MLE = ("mle", "untagged")
 PEP8_MLE = ("mle", "continues code")
-PHF_BARS = {"quotes": 3.0, "pep8": 2.0, "pii": 5.0}
+PHF_BARS = {"quotes": 3.0, "pep8": 2.0, "pii": 5.0, "offense": 3.0}
 """How many times less than plain training, by task."""
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from prealign.corpora.packaged import Fortunes, Reviews, Together
-from prealign.errors import DataError, MissingDependency
+from prealign.errors import ConfigError, DataError, MissingDependency
 
 
 @pytest.fixture
@@ -49,6 +49,9 @@ def test_reviews_are_the_rows_of_the_file_with_lines_for_breaks(installed):
     reviews = Reviews(package="some-reviews")
     assert [document.text for document in reviews()] == ["Good, really.\n\nGo.", "Bad\n!"]
     assert len(list(Together(sources=(reviews, reviews))())) == 4
+    assert [d.id for d in Reviews(package="some-reviews", every=2)()] == ["some-reviews/0"]
+    with pytest.raises(ConfigError, match=r"Reviews\.every=0: must be at least 1"):
+        Reviews(every=0)
 
 
 def test_what_is_not_there_says_what_to_install(installed):

@@ -9,7 +9,7 @@ from prealign.recipes.phf import Phf
 ARMS = Phf().chosen_arms()
 
 
-@pytest.mark.parametrize("task", ["quotes", "pep8", "pii"])
+@pytest.mark.parametrize("task", ["quotes", "pep8", "pii", "offense"])
 @pytest.mark.parametrize("size", ["tiny", "small", "full"])
 def test_every_task_and_size_is_a_comparison_of_all_arms(task, size):
     study = override(phf.recipe(size), [f"task={task}"]).comparison()
