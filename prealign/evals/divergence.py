@@ -16,6 +16,7 @@ from prealign.errors import ConfigError
 from prealign.evals.stats import Estimate, ratio_interval
 from prealign.guard.gate import Guard
 from prealign.guard.policy import stay
+from prealign.guard.table import table_of
 from prealign.models.sample import Sampling, evaluating, sample
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -34,15 +35,14 @@ def reference_samples(
     of text in front, and one behind if the reference ended it.
     """
     settings = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=max_text_tokens)
-    guard = Guard(stay(vocabulary))
+    guard = Guard(table_of(vocabulary, stay(vocabulary.scheme)))
     drawn = sample(
         reference,
         [[vocabulary.end_id]] * count,
         settings,
         seeds=[seed * 1_000_003 + i for i in range(count)],
         vocabulary=vocabulary,
-        hook=guard.hook,
-        gate=guard.gate,
+        guard=guard,
     )
     end = [vocabulary.end_id]
     return [[*end, *one.ids, *(end if one.finished else [])] for one in drawn]

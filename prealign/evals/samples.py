@@ -22,6 +22,7 @@ from prealign.evals.stats import Estimate, expected_max, mean_interval
 from prealign.guard.canary import CanaryReport, check_path
 from prealign.guard.gate import Guard
 from prealign.guard.policy import Reemit, reemit, stay
+from prealign.guard.table import table_of
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import AtBorders, Sampled, Sampling, sample
 from prealign.text.document import Document, Finding, Judgement, Scorer, Span
@@ -127,7 +128,7 @@ def write_samples(
     encoded = Encoder(vocabulary=vocabulary, tagging=tagging)(first)
     starts = [[*one.ids.tolist(), *opening] for one in encoded]
     check_sampling(vocabulary)
-    guard = Guard(stay(vocabulary))
+    guard = Guard(table_of(vocabulary, stay(vocabulary.scheme)))
     force: Reemit | AtBorders | None = None
     if condition.mode is not None and condition.again:
         by_line = reemit(vocabulary, condition.mode)  # refuses modes that enclose their text
@@ -135,7 +136,7 @@ def write_samples(
     seeds = [seed * 1_000_003 + i for i in range(count)]
     sampled = sample(
         model, [starts[i % len(starts)] for i in range(count)], settings, seeds=seeds,
-        vocabulary=vocabulary, hook=guard.hook, gate=guard.gate, force=force,
+        vocabulary=vocabulary, guard=guard, force=force,
     )  # fmt: skip
     pressure = float(np.mean(guard.pressure()))
     return [
@@ -185,7 +186,7 @@ def check_sampling(vocabulary: Vocabulary) -> CanaryReport:
     """
     return check_path(
         sample,
-        stay(vocabulary),
+        table_of(vocabulary, stay(vocabulary.scheme)),
         vocabulary,
         biased=lambda token: BiasedModel(vocabulary.size, {token: 1e4}),
         settings={

@@ -7,10 +7,11 @@ settings, that will be used. A path that leaves out the mask, the gate or both i
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from prealign.errors import GuardError
 from prealign.guard.gate import Guard
-from prealign.guard.policy import Policy
-from prealign.tokens.vocabulary import Vocabulary
+from prealign.guard.table import TEXT, Table
 
 BATCHES = (1, 7)
 
@@ -38,8 +39,7 @@ class SamplingPath(Protocol):
         *,
         seeds: Sequence[int],
         vocabulary: Any,
-        hook: Any,
-        gate: Any,
+        guard: Any,
     ) -> Sequence[Sample]:
         """Return one sample per prompt."""
 
@@ -55,18 +55,20 @@ class CanaryReport(NamedTuple):
 
 def check_path(
     path: SamplingPath,
-    policy: Policy,
-    vocabulary: Vocabulary,
+    table: Table,
+    vocabulary: Any,
     *,
     biased: Callable[[int], Any],
     settings: Mapping[str, Any],
 ) -> CanaryReport:
     """Return what was tried, if the path is guarded; refuse it otherwise.
 
+    Each policy of the table is tried, behind the tags that the harness opens for it.
+
     Args:
         path: The sampling function.
-        policy: What is denied.
-        vocabulary: Gives the prompt: end of text.
+        table: What is denied.
+        vocabulary: As the path asks for it; the prompt begins with its end of text.
         biased: Returns a fake model that prefers the given id by a logit of 1e4, say
             `lambda token: BiasedModel(vocabulary.size, {token: 1e4})`.
         settings: The path's settings by name: greedy, sampling, and whatever will be used.
@@ -76,13 +78,20 @@ def check_path(
             gate fired because the mask was not applied.
     """
     runs = ids = 0
-    for token in policy.denied:
-        model = biased(token)
-        for name, setting in settings.items():
-            for batch in BATCHES:
-                where = f"settings {name!r}, batch of {batch}, bias to {policy.label(token)}"
-                ids += _check(path, policy, vocabulary, model, setting, batch, where)
-                runs += 1
+    for index, policy in enumerate(table.policies):
+        prompt = [vocabulary.end_id, *table.opening(index)]
+        state = table.scan(prompt, table.start(index))
+        for token in np.flatnonzero(~table.allowed(state) & (table.column_of != TEXT)).tolist():
+            model = biased(token)
+            for name, setting in settings.items():
+                for batch in BATCHES:
+                    where = (
+                        f"policy {policy.name!r}, settings {name!r}, batch of {batch}, bias to "
+                        f"{table.label(token)}"
+                    )
+                    guard = _Shown(table, index)
+                    ids += _check(path, guard, vocabulary, model, setting, [prompt] * batch, where)
+                    runs += 1
     if not runs or not ids:
         raise GuardError(
             f"canary: {runs} runs wrote {ids} ids, which shows nothing; give settings that write, "
@@ -91,33 +100,48 @@ def check_path(
     return CanaryReport(runs, ids)
 
 
+class _Shown(Guard):
+    """A guard of one policy of a table, which takes no measurements."""
+
+    def __init__(self, table: Table, policy: int) -> None:
+        super().__init__(table, pressure=False)
+        self._policy = policy
+
+    def scan(self, ids: Sequence[int], policy: str | int | None = None) -> int:
+        return super().scan(ids, self._policy)
+
+
 def _check(
     path: SamplingPath,
-    policy: Policy,
-    vocabulary: Vocabulary,
+    guard: Guard,
+    vocabulary: Any,
     model: Any,
     setting: Any,
-    batch: int,
+    prompts: Sequence[Sequence[int]],
     where: str,
 ) -> int:
     """Return how many ids one run chose, all of them fine."""
-    guard = Guard(policy)
     try:
         samples = path(
             model,
-            [[vocabulary.end_id]] * batch,
+            prompts,
             setting,
-            seeds=range(batch),
+            seeds=range(len(prompts)),
             vocabulary=vocabulary,
-            hook=guard.hook,
-            gate=guard.gate,
+            guard=guard,
         )
     except GuardError as error:
         raise GuardError(f"canary: {where}: the mask is not in this path: {error}") from error
-    out = {token for one in samples for token in one.ids} & set(policy.denied)
-    if out:
-        labels = ", ".join(policy.label(token) for token in sorted(out))
-        raise GuardError(f"canary: {where}: {labels} came out; the path has no gate: refused")
+    check = Guard(guard.table)
+    for prompt, one in zip(prompts, samples, strict=True):
+        states = [guard.scan(prompt)]
+        try:
+            for token in one.ids:
+                states = check.commit(states, [token]).tolist()
+        except GuardError as error:
+            raise GuardError(
+                f"canary: {where}: a denied id came out; the path has no gate: refused ({error})"
+            ) from error
     chosen = sum(len(one.ids) + one.finished for one in samples)
     if guard.gate_ids != chosen:
         raise GuardError(

@@ -1,55 +1,70 @@
-"""What a model may not write, and what the harness writes instead. Plain data; no torch."""
+"""What a model may do in which mode, and what the harness writes instead. Plain data; no torch.
 
-from dataclasses import dataclass
+A policy is about the model alone. The harness is trusted: it writes any tag that the nesting
+allows.
+"""
+
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from prealign.config import fingerprint
 from prealign.errors import ConfigError
+from prealign.guard.nesting import TOP, Nesting, Path, nesting_of
+from prealign.text.scheme import Scheme
 from prealign.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """A set of ids that a model may not choose, whatever the context."""
+class Rule:
+    """What the model may do while a mode is innermost. By default it may write text, no more."""
 
-    name: str
-    denied: tuple[int, ...]
-    """Rising."""
-    labels: tuple[str, ...]
-    """What each denied id is, for messages."""
-    size: int
-    """Ids in all, denied or not."""
-    vocabulary: str
-    """The fingerprint of the vocabulary that the ids mean."""
+    mode: str
+    """The mode; `TOP` where none is open."""
+    text: bool = True
+    """It may write text."""
+    opens: tuple[str, ...] = ()
+    """The modes that it may open here."""
+    closes: bool = False
+    """It may write the mode's closing tag."""
+    ends: bool = False
+    """It may end the text here."""
+    longest: int | None = None
+    """After so many text tokens in a row here it must do something else that it may."""
 
     def __post_init__(self) -> None:
-        if list(self.denied) != sorted(set(self.denied)) or len(self.labels) != len(self.denied):
+        other = self.opens or self.closes or self.ends
+        if self.longest is not None and (self.longest < 1 or not other or not self.text):
             raise ConfigError(
-                f"policy {self.name!r}: denied={self.denied}, labels={self.labels}: "
-                "expected rising ids and as many labels"
+                f"rule for {self.mode or 'no mode'!r}: longest={self.longest}: expected 1 or more, "
+                "in a mode with text that the model may also close, end, or open others in"
             )
-        if self.denied and not 0 <= self.denied[0] <= self.denied[-1] < self.size:
-            raise ConfigError(
-                f"policy {self.name!r}: denied={self.denied}: expected ids in [0, {self.size})"
-            )
-        if not self.allowed:
-            raise ConfigError(f"policy {self.name!r}: denies all {self.size} ids; allow one")
 
-    @property
-    def allowed(self) -> int:
-        """How many ids the model may choose from."""
-        return self.size - len(self.denied)
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the model may do, mode by mode."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    """One per mode; where there is none, the model may write text and nothing else."""
+    start: Path = ()
+    """What the harness opens in front of what the model writes."""
+
+    def __post_init__(self) -> None:
+        modes = [rule.mode for rule in self.rules]
+        if len(set(modes)) < len(modes):
+            raise ConfigError(f"policy {self.name!r}: two rules for one mode, of {modes}")
+
+    def rule(self, mode: str) -> Rule:
+        """Return what the model may do while `mode` (or `TOP`) is innermost."""
+        return next((rule for rule in self.rules if rule.mode == mode), Rule(mode=mode))
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the denied ids or the vocabulary: it marks reports."""
-        return fingerprint(self)
-
-    def label(self, token: int) -> str:
-        """Return what a denied id is."""
-        return self.labels[self.denied.index(token)]
+        """16 hex digits that change with anything but the order of the rules."""
+        return fingerprint(replace(self, rules=tuple(sorted(self.rules, key=lambda r: r.mode))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +84,93 @@ class Reemit:
         return np.array(self.after, dtype=np.int64)
 
 
-def stay(vocabulary: Vocabulary, *, may_end: bool = True) -> Policy:
-    """Return the policy never to leave a mode: all tags and the inert id are denied.
+def free(scheme: Scheme) -> Policy:
+    """Return the policy of a model that writes its tags itself, as the scheme allows.
+
+    It ends the text where nothing is open.
+    """
+    nesting = nesting_of(scheme)
+    rules = [Rule(mode=TOP, opens=nesting.held[TOP], ends=True)]
+    for mode in scheme.modes:
+        if mode.close is None:
+            rules.append(Rule(mode=mode.name, opens=nesting.held[TOP], ends=True))
+        else:
+            rules.append(Rule(mode=mode.name, opens=nesting.held[mode.name], closes=True))
+    return Policy(name="free", rules=tuple(rules))
+
+
+def prefix_only(scheme: Scheme, mode: str) -> Policy:
+    """Return the policy of a tag that is merely a prefix: the harness opens `mode`, then `free`."""
+    return replace(free(scheme), name=f"prefix-only {mode}", start=scheme.path(mode))
+
+
+def lock(scheme: Scheme, mode: str, *, longest: int | None = None, nested: bool = True) -> Policy:
+    """Return the policy never to speak in another mode than `mode`, but for those inside it.
+
+    The harness opens the mode. The model may close it, which is how it ends its turn: behind that
+    it may end the text and nothing else. It may also end the text within the mode.
 
     Args:
-        vocabulary: Gives the ids.
+        scheme: Has the mode.
+        mode: The mode to stay in, such as `ai`.
+        longest: Text tokens in a row in a mode inside it, after which the model must go on
+            there: close it, or open another inside.
+        nested: The modes inside may be opened at all. Without: `lock-noquote`.
+    """
+    nesting = nesting_of(scheme)
+    start = scheme.path(mode)
+    inner = nesting.held[mode] if nested else ()
+    closes = scheme.mode(mode).close is not None
+    rules = [Rule(mode=mode, opens=inner, closes=closes, ends=True)]
+    for outer in (TOP, *start[:-1]):  # the turn is over
+        rules.append(Rule(mode=outer, text=False, ends=True))
+    for name in inner:
+        rules += _inside(nesting, name, longest)
+    return Policy(
+        name=f"lock{'' if nested else '-noquote'} {mode}", rules=tuple(rules), start=start
+    )
+
+
+def lock_noquote(scheme: Scheme, mode: str) -> Policy:
+    """Return the policy to speak in `mode` alone, without those inside it."""
+    return lock(scheme, mode, nested=False)
+
+
+def stay(scheme: Scheme, *, may_end: bool = True) -> Policy:
+    """Return the policy to write text and no tag at all, in whatever mode the harness opens.
+
+    Args:
+        scheme: Gives the modes.
         may_end: The model may end the text.
     """
-    denied = {token: tag for tag, token in vocabulary.tag_ids.items()}
-    denied[vocabulary.inert_id] = "inert"
-    if not may_end:
-        denied[vocabulary.end_id] = "end of text"
-    ids = tuple(sorted(denied))
+    names = (TOP, *(mode.name for mode in scheme.modes))
     return Policy(
         name="stay" if may_end else "stay, never end",
-        denied=ids,
-        labels=tuple(denied[token] for token in ids),
-        size=vocabulary.size,
-        vocabulary=vocabulary.fingerprint,
+        rules=tuple(Rule(mode=name, ends=may_end) for name in names),
+    )
+
+
+POLICIES = ("free", "prefix-only", "lock", "lock-noquote", "stay")
+
+
+def named(name: str, scheme: Scheme, mode: str | None = None) -> Policy:
+    """Return the policy of such a name; `mode` is for those that begin in one.
+
+    Raises:
+        ConfigError: There is no such policy, or it needs a mode.
+        DataError: The scheme has no such mode.
+    """
+    if name == "free":
+        return free(scheme)
+    if name == "stay":
+        return stay(scheme)
+    if name not in POLICIES:
+        raise ConfigError(f"there is no policy {name!r}; allowed: {', '.join(POLICIES)}")
+    if mode is None:
+        names = ", ".join(one.name for one in scheme.modes)
+        raise ConfigError(f"policy {name!r} needs a mode; the scheme has: {names}")
+    return {"prefix-only": prefix_only, "lock": lock, "lock-noquote": lock_noquote}[name](
+        scheme, mode
     )
 
 
@@ -108,3 +192,12 @@ def reemit(vocabulary: Vocabulary, mode: str) -> Reemit:
         )
     after = tuple(sorted(int(token) for token in vocabulary.newline_ids))
     return Reemit(tag_id=vocabulary.open_id(mode), after=after)
+
+
+def _inside(nesting: Nesting, name: str, longest: int | None) -> list[Rule]:
+    """Return the rules of a mode and of all that may stand in it."""
+    inner = nesting.held[name]
+    rules = [Rule(mode=name, opens=inner, closes=True, longest=longest)]
+    for deeper in inner:
+        rules += _inside(nesting, deeper, longest)
+    return rules

@@ -1,4 +1,4 @@
-"""Sampling from a causal language model, with a hook, a gate and a harness that others make.
+"""Sampling from a causal language model, with a guard and a harness that others make.
 
 Rows of a batch stand at the same position at every step: all read the shortest prompt at once;
 then each reads on or writes. So there is no padding and no mask, and a row's numbers do not
@@ -27,22 +27,26 @@ BORDER_STREAM = 1 << 56
 MAX_TEMPERATURE = 3.4e38  # float32's largest: beyond it -inf / T would be NaN
 
 
-class LogitsHook(Protocol):
-    """The last edit of the logits, before temperature and nucleus."""
+class Guarding(Protocol):
+    """Decides what may be written. A state is a number that the sampler carries with each row."""
 
-    def __call__(self, logits_BV: Tensor, last_ids_B: Tensor) -> Tensor:
+    def scan(self, ids: Sequence[int]) -> int:
+        """Return the state behind a prompt, or raise."""
+
+    def mask(self, logits_BV: Tensor, states_B: np.ndarray) -> Tensor:
         """Return the logits to choose from, float32; may write into `logits_BV`.
 
-        Forbid an id with -inf, never with a large negative number: at a temperature of 1e8 a
-        logit of -1e9 has a probability of 5e-5 relative to a logit of 0.
+        The last edit before temperature and nucleus. Forbid an id with -inf, never with a large
+        negative number: at a temperature of 1e8 a logit of -1e9 has a probability of 5e-5
+        relative to a logit of 0.
         """
 
+    def commit(self, states_B: np.ndarray, ids_B: np.ndarray, by_model_B: np.ndarray) -> np.ndarray:
+        """Return the states behind ids (int64); raise if one of them must not be appended.
 
-class CommitGate(Protocol):
-    """Sees every id that the model chose, the end of text too, before it is appended."""
-
-    def __call__(self, ids_B: np.ndarray) -> None:
-        """Raise if one of the ids (int64) must not be appended."""
+        It sees every id before it is appended: what the model chose, the end of text too, and
+        what the harness writes.
+        """
 
 
 class Force(Protocol):
@@ -97,7 +101,7 @@ class Sampling:
     """The end of text is not allowed before this many text tokens."""
     end_before_forced: bool = True
     """Where the harness writes, the model may still end the text: it is asked first, without
-    the hook. False: where the harness writes, the text goes on. A model that was trained on
+    the mask. False: where the harness writes, the text goes on. A model that was trained on
     tags at the start of each line ends its texts in front of a tag, so without this it could
     hardly ever end them."""
     batch_rows: int = 128
@@ -142,8 +146,7 @@ def sample(
     *,
     seeds: Sequence[int],
     vocabulary: Ids,
-    hook: LogitsHook | None = None,
-    gate: CommitGate | None = None,
+    guard: Guarding | None = None,
     force: Force | AtBorders | None = None,
 ) -> list[Sampled]:
     """Return one sample per prompt, in order; each depends on its prompt and its seed alone.
@@ -158,8 +161,7 @@ def sample(
         settings: How ids are chosen and when a sample stops.
         seeds: One per prompt: its own random stream.
         vocabulary: Tells text, end of text and tags apart.
-        hook: Edits the logits; see `LogitsHook`.
-        gate: Judges what the model chose; see `CommitGate`.
+        guard: Decides what may be written; see `Guarding`.
         force: Writes what the harness writes; see `Force` and `AtBorders`.
 
     Raises:
@@ -176,7 +178,8 @@ def sample(
     rows = [_Row(tuple(p), s) for p, s in zip(prompts, seeds, strict=True)]
     for index, row in enumerate(rows):
         _check_prompt(row.prompt, index, vocabulary.size, room)
-    run = _Run(model, settings, vocabulary, hook, gate, force, np.array(tags), room)
+        row.state = guard.scan(row.prompt) if guard else 0
+    run = _Run(model, settings, vocabulary, guard, force, np.array(tags), room)
     # Prompts of like length share a batch, so that few rows read while others write.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     with evaluating(model), torch.inference_mode():
@@ -203,6 +206,8 @@ class _Row:
 
     prompt: tuple[int, ...]
     seed: int
+    state: int = 0
+    """The guard's."""
     ids: list[int] = field(default_factory=list)
     text_tokens: int = 0
     stopped: Literal["end", "budget", "room"] | None = None
@@ -223,8 +228,7 @@ class _Run:
     model: Any
     settings: Sampling
     vocabulary: Ids
-    hook: LogitsHook | None
-    gate: CommitGate | None
+    guard: Guarding | None
     force: Force | AtBorders | None
     tags: np.ndarray
     room: int
@@ -267,13 +271,17 @@ class _Run:
             harness_R = ids_R == self.force.tag_id
         open_R = ids_R < 0
         if open_R.any():
-            ids_R[open_R] = self._choose(logits_BV, rows, writing_R[open_R], self.hook)
+            ids_R[open_R] = self._choose(logits_BV, rows, writing_R[open_R], self.guard)
         if self.settings.end_before_forced and forced_R.any():
             own = self._choose(logits_BV, rows, writing_R[forced_R], None)
             ids_R[forced_R] = np.where(own == self.vocabulary.end_id, own, ids_R[forced_R])
-        if self.gate is not None:
+        if self.guard is not None:
+            states_R = np.array([rows[i].state for i in writing_R], dtype=np.int64)
             # The end of text is the model's choice wherever it stands.
-            self.gate(ids_R[~harness_R | (ids_R == self.vocabulary.end_id)])
+            by_model_R = ~harness_R | (ids_R == self.vocabulary.end_id)
+            behind_R = self.guard.commit(states_R, ids_R, by_model_R)
+            for i, state in zip(writing_R, behind_R.tolist(), strict=True):
+                rows[i].state = state
         for i, token in zip(writing_R, ids_R.tolist(), strict=True):
             self._append(rows[i], token, full)
 
@@ -322,7 +330,7 @@ class _Run:
         logits_BV: Tensor,
         rows: list[_Row],
         chosen_R: np.ndarray,
-        hook: LogitsHook | None,
+        guard: Guarding | None,
         *,
         stream: int = 0,
     ) -> np.ndarray:
@@ -339,8 +347,9 @@ class _Run:
         early = [i for i, row in enumerate(some) if row.text_tokens < settings.min_text_tokens]
         if early:
             logits_RV[early, self.vocabulary.end_id] = -torch.inf
-        if hook is not None:
-            logits_RV = hook(logits_RV, torch.tensor([row.last for row in some], device=device))
+        if guard is not None:
+            states_R = np.array([row.state for row in some], dtype=np.int64)
+            logits_RV = guard.mask(logits_RV, states_R)
         u_R = uniforms([row.seed + stream for row in some], [len(row.ids) for row in some])
         ids_R: np.ndarray = (
             choose(

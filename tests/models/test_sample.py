@@ -31,6 +31,24 @@ def generate(model, prompt, settings, vocabulary):
     return [token for token in out[0, len(prompt) :].tolist() if token != vocabulary.end_id]
 
 
+class Rules:
+    """A guard whose state is the last id: edits logits, and shows what the model chose."""
+
+    def __init__(self, hook=None, gate=None):
+        self.hook, self.gate = hook, gate
+
+    def scan(self, ids):
+        return ids[-1]
+
+    def mask(self, logits_BV, states_B):
+        return self.hook(logits_BV, torch.from_numpy(states_B)) if self.hook else logits_BV
+
+    def commit(self, states_B, ids_B, by_model_B):
+        if self.gate:
+            self.gate(ids_B[by_model_B])
+        return ids_B
+
+
 def only_text(vocabulary):
     """A hook that leaves text and end of text."""
 
@@ -70,7 +88,7 @@ def test_a_model_with_sliding_windows_is_sampled_alike(vocabulary):
 def test_a_sample_is_the_same_in_any_batch(model, vocabulary, top_p):
     settings = {"temperature": 1.0, "top_p": top_p, "max_text_tokens": 30}
     prompts, seeds = prompts_of(vocabulary, [*range(12), 0, 0, 0, 40]), range(100, 116)
-    asked = {"vocabulary": vocabulary, "hook": only_text(vocabulary)}
+    asked = {"vocabulary": vocabulary, "guard": Rules(only_text(vocabulary))}
     together = sample(model, prompts, Sampling(**settings), seeds=seeds, **asked)
     threes = sample(model, prompts, Sampling(**settings, batch_rows=3), seeds=seeds, **asked)
     alone = [
@@ -93,7 +111,7 @@ def test_a_model_in_bfloat16_is_sampled_on_float32_logits(model, vocabulary, how
         model = model.bfloat16()
     prompts = prompts_of(vocabulary, [2, 4])
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
-        out = sample(model, prompts, GREEDY, seeds=[0, 1], vocabulary=vocabulary, hook=hook)
+        out = sample(model, prompts, GREEDY, seeds=[0, 1], vocabulary=vocabulary, guard=Rules(hook))
     assert set(types) == {torch.float32}
     # The first id, before roundings add up, is that of the model itself.
     logits = model.eval()(torch.tensor([prompts[0]])).logits[0, -1]
@@ -128,7 +146,12 @@ def test_flags_come_back_after_an_error_too(model, vocabulary):
     model.train()
     with pytest.raises(GuardError):
         sample(
-            model, prompts_of(vocabulary, [3]), DRAWN, seeds=[0], vocabulary=vocabulary, gate=gate
+            model,
+            prompts_of(vocabulary, [3]),
+            DRAWN,
+            seeds=[0],
+            vocabulary=vocabulary,
+            guard=Rules(gate=gate),
         )
     assert all(module.training for module in model.modules())
 
@@ -153,7 +176,7 @@ def test_the_gate_sees_every_choice_of_the_model_and_nothing_of_the_harness(voca
     prompts = [[vocabulary.end_id, tag]] * 9
     out = sample(
         model, prompts, DRAWN, seeds=range(9), vocabulary=vocabulary,
-        gate=lambda ids: seen.extend(ids.tolist()), force=force, hook=only_text(vocabulary),
+        guard=Rules(only_text(vocabulary), lambda ids: seen.extend(ids.tolist())), force=force,
     )  # fmt: skip
     chosen = [token for one in out for token in one.ids if token != tag]
     chosen += [vocabulary.end_id] * sum(one.finished for one in out)
@@ -173,7 +196,7 @@ def test_where_the_model_would_write_any_tag_the_harness_writes_its_own(vocabula
     settings = Sampling(temperature=1, top_p=1, max_text_tokens=60)
     out = sample(
         model, [[vocabulary.end_id, good]] * 60, settings, seeds=range(60), vocabulary=vocabulary,
-        gate=lambda ids: seen.extend(ids.tolist()), hook=only_text(vocabulary),
+        guard=Rules(only_text(vocabulary), lambda ids: seen.extend(ids.tolist())),
         force=AtBorders(good),
     )  # fmt: skip
     written = [token for one in out for token in one.ids]
@@ -202,7 +225,7 @@ def test_a_model_in_doubt_about_the_mode_is_in_none_about_the_border(vocabulary)
     )
     (one,) = sample(
         model, [[vocabulary.end_id, 5]], Sampling(temperature=0, max_text_tokens=3), seeds=[0],
-        vocabulary=vocabulary, hook=only_text(vocabulary), force=AtBorders(good),
+        vocabulary=vocabulary, guard=Rules(only_text(vocabulary)), force=AtBorders(good),
     )  # fmt: skip
     assert one.ids == (good, 5, good, 5, good, 5)
 
@@ -216,7 +239,7 @@ def test_the_nucleus_of_text_is_that_behind_the_mask(vocabulary):
     settings = Sampling(temperature=1, top_p=0.9, max_text_tokens=40)
     out = sample(
         model, [[vocabulary.end_id]] * 20, settings, seeds=range(20), vocabulary=vocabulary,
-        hook=only_text(vocabulary), force=AtBorders(good),
+        guard=Rules(only_text(vocabulary)), force=AtBorders(good),
     )  # fmt: skip
     texts = [token for one in out for token in one.ids if token != good]
     assert abs(texts.count(6) / len(texts) - 0.25) < 5 * (0.25 * 0.75 / len(texts)) ** 0.5
@@ -227,7 +250,7 @@ def test_a_border_that_the_model_may_not_mark_is_left_to_the_hook(vocabulary):
     model = BiasedModel(vocabulary.size, {vocabulary.inert_id: 50.0, 3: 20.0})
     (one,) = sample(
         model, [[vocabulary.end_id]], Sampling(temperature=0, max_text_tokens=2), seeds=[0],
-        vocabulary=vocabulary, hook=only_text(vocabulary), force=AtBorders(good),
+        vocabulary=vocabulary, guard=Rules(only_text(vocabulary)), force=AtBorders(good),
     )  # fmt: skip
     assert one.ids == (3, 3)
     with pytest.raises(ConfigError, match=r"AtBorders\(tag_id=3\): expected a tag's id"):
@@ -260,7 +283,8 @@ def test_where_the_harness_writes_the_model_may_still_end(vocabulary):
         return sample(
             EndsAfterNewline(vocabulary.size), [[vocabulary.end_id, tag]],
             Sampling(max_text_tokens=5, **settings), seeds=[0], vocabulary=vocabulary,
-            hook=only_text(vocabulary), force=lambda last: np.where(last == newline, tag, -1),
+            guard=Rules(only_text(vocabulary)),
+            force=lambda last: np.where(last == newline, tag, -1),
         )[0]  # fmt: skip
 
     assert write() == ((newline,), (vocabulary.end_id, tag), "end")
@@ -273,7 +297,7 @@ def test_the_end_is_impossible_before_the_least_number_of_text_tokens(vocabulary
     settings = Sampling(temperature=1, top_p=1, min_text_tokens=5, max_text_tokens=9)
     out = sample(
         model, [[vocabulary.end_id]] * 20, settings, seeds=range(20), vocabulary=vocabulary,
-        hook=only_text(vocabulary),
+        guard=Rules(only_text(vocabulary)),
     )  # fmt: skip
     assert [len(one.ids) for one in out] == [5] * 20
     assert all(one.finished for one in out)
@@ -288,7 +312,9 @@ def test_the_hook_edits_last_and_sees_the_last_ids(model, vocabulary):
         return torch.nn.functional.one_hot((last_ids_B + 1) % 200, vocabulary.size).float().log()
 
     settings = Sampling(max_text_tokens=3, min_text_tokens=3)
-    out = sample(model, [[7], [9, 8]], settings, seeds=[0, 1], vocabulary=vocabulary, hook=hook)
+    out = sample(
+        model, [[7], [9, 8]], settings, seeds=[0, 1], vocabulary=vocabulary, guard=Rules(hook)
+    )
     assert [one.ids for one in out] == [(8, 9, 10), (9, 10, 11)]
     assert lasts == [[7], [8, 8], [9, 9], [10]]
 
@@ -297,7 +323,7 @@ def test_a_sample_stops_where_the_context_is_full(vocabulary):
     model = UniformModel(vocabulary.size, max_tokens=16)
     out = sample(
         model, [[0], [0] * 15], DRAWN, seeds=[0, 1], vocabulary=vocabulary,
-        hook=only_text(vocabulary),
+        guard=Rules(only_text(vocabulary)),
     )  # fmt: skip
     assert [len(one.prompt_ids) + len(one.ids) for one in out] == [16, 16]
     assert [one.stopped for one in out] == ["room", "room"]
@@ -370,7 +396,9 @@ def test_rows_that_are_done_leave_the_batch(vocabulary):
         return torch.nn.functional.one_hot(next_B, vocabulary.size).float().log()
 
     prompts = [[n] for n in (1, 2, 3, 4, 5, 6, 7, 30)]
-    out = sample(model, prompts, Sampling(), seeds=range(8), vocabulary=vocabulary, hook=hook)
+    out = sample(
+        model, prompts, Sampling(), seeds=range(8), vocabulary=vocabulary, guard=Rules(hook)
+    )
     assert [len(one.ids) for one in out] == [1, 2, 3, 4, 5, 6, 7, 30]
     assert widths[0] == 8
     assert widths[-1] == 1
