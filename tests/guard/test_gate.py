@@ -101,7 +101,7 @@ def test_no_denied_id_comes_out_whatever_the_model_wants(vocabulary, path, rows)
 
 
 @pytest.mark.parametrize("rows", [1, 9])
-@pytest.mark.parametrize("path", set(PATHS) - {"hot"})
+@pytest.mark.parametrize("path", sorted(set(PATHS) - {"hot"}))
 def test_with_the_mask_off_the_gate_fires(vocabulary, path, rows):
     token = vocabulary.open_id("bad")
     guard = Guard(table_of(vocabulary, stay(GOOD_BAD)), mask=False)

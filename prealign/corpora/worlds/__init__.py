@@ -1,0 +1,1 @@
+"""Worlds with known truth: text made by a grammar, so that badness is exact."""
