@@ -110,6 +110,28 @@ def test_labels_of_a_file_become_a_pair_of_models_and_a_report(monkeypatch, tmp_
     assert found["checks"][0]["value"].startswith("400 texts")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_modes_trains_and_asks_every_model(monkeypatch, tmp_path):
+    out = tmp_path / "run"
+    command = ["prealign", "run", "two_modes", "size=tiny", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    rows = [
+        json.loads(line)
+        for path in sorted(out.glob("*/evals.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    asked = {row["condition"].partition(":")[0] for row in rows if row["metric"] == "bad_share"}
+    arms = {"mle", "filtered", "free", "prefix-only", "lock", "lock-noquote", "untagged",
+            "tags-late lock", "excised"}  # fmt: skip
+    assert asked == arms | {f"{arm} after sums" for arm in arms}
+    left = {row["condition"]: row["value"] for row in rows if row["metric"] == "left_share"}
+    assert not any(share for name, share in left.items() if name.startswith("lock"))
+
+
 def test_labels_without_a_file_say_what_to_give(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(sys, "argv", ["prealign", "run", "labels", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as leaving:
