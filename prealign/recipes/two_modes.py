@@ -94,7 +94,7 @@ class TwoModes:
     benign_tokens: int = 60_000
     late_lr: float = 1e-3
     """Of the two finetunings."""
-    talks: int = 240
+    talks: int = 120
     """Per attack."""
     heldout: int = 600
     """Documents among people whose loss is read."""
