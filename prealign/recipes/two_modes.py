@@ -194,7 +194,8 @@ def packed(
 
 def good_documents(shard: TokenShard) -> np.ndarray:
     """Return, per document, whether no bad deed is told in it, [documents]."""
-    return np.maximum.reduceat(np.asarray(shard.score), shard.offsets[:-1]) == 0
+    good: np.ndarray = np.maximum.reduceat(shard.score, shard.offsets[:-1]) == 0
+    return good
 
 
 def measure(
