@@ -5,11 +5,8 @@ UTF-8 is yielded all the same, its bad bytes as lone surrogates: cleaning counts
 no shard can be written with it.
 """
 
-import gzip
-import json
 import os
 import sysconfig
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -19,6 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prealign.corpora.jsonl import json_objects
 from prealign.corpora.rejects import Rejects
 from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document
@@ -146,37 +144,17 @@ class JsonLines:
         """
         if self.on_bad == "collect" and rejects is None:
             raise ConfigError('on_bad="collect": call the reader with a Rejects')
-        _must_exist(self.path)
-        opened = gzip.open if self.path.suffix == ".gz" else open
-        number = 0
-        try:
-            with opened(self.path, "rb") as stream:
-                for number, line in enumerate(stream, start=1):
-                    if not line.strip():
-                        continue
-                    document = self._document(line.rstrip(b"\r\n"), number)
-                    if isinstance(document, Document):
-                        yield document
-                    elif self.on_bad == "raise" or rejects is None:
-                        raise DataError(f"{self.path}:{number}: {document}")
-                    else:
-                        rejects.add("bad line", f"{self.path.name}:{number}: {document}")
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}:{number + 1}: cannot be read ({error})") from error
+        for number, row in json_objects(self.path):
+            document = row if isinstance(row, str) else self._document(row, number)
+            if isinstance(document, Document):
+                yield document
+            elif self.on_bad == "raise" or rejects is None:
+                raise DataError(f"{self.path}:{number}: {document}")
+            else:
+                rejects.add("bad line", f"{self.path.name}:{number}: {document}")
 
-    def _document(self, line: bytes, number: int) -> Document | str:
-        """Return the document of a line, or what is wrong with it."""
-        try:
-            row = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            return f"byte {error.start} is not UTF-8; write the file as UTF-8"
-        except json.JSONDecodeError as error:
-            got = line.decode()[:40]
-            return f"not JSON ({error.msg}, column {error.colno}): {got!r}; expected one object"
-        except RecursionError:
-            return "nests too deep to be read as JSON"
-        if not isinstance(row, dict):
-            return f"is a {type(row).__name__}; expected an object with {self.text_field!r}"
+    def _document(self, row: dict[str, Any], number: int) -> Document | str:
+        """Return the document of a line's object, or what is wrong with it."""
         fields = {"text": self.text_field, "id": self.id_field, "source": self.source_field}
         found = {"id": f"{self.path.name}:{number}", "source": self.path.name}
         for name, asked in fields.items():
