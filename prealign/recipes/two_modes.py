@@ -91,9 +91,10 @@ class TwoModes:
     """That each model reads in pretraining."""
     late_tokens: int = 120_000
     """More, with tags, for the model that met none in pretraining."""
-    benign_tokens: int = 60_000
     late_lr: float = 1e-3
-    """Of the two finetunings."""
+    """Of that finetuning."""
+    benign_tokens: int = 40_000
+    benign_lr: float = 2e-4
     talks: int = 120
     """Per attack."""
     heldout: int = 600
@@ -163,11 +164,11 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         order = order[good_documents(town)[order]]
     tokens = settings.late_tokens if late else settings.text_tokens
     rows: list[dict[str, Any]] = []
-    finetune = replace(settings.train, lr=settings.late_lr)
+    first = replace(settings.train, lr=settings.late_lr) if late else settings.train
     stages = (
-        ("", shard, order, tokens, finetune if late else settings.train),
+        ("", shard, order, tokens, first),
         (BENIGN, untagged(sums), shuffled_order(sums.document_ids, seed),
-         settings.benign_tokens, finetune),
+         settings.benign_tokens, replace(settings.train, lr=settings.benign_lr)),
     )  # fmt: skip
     for suffix, part, documents, budget, how in stages:
         sub = RunFolder(run.path / ("sums" if suffix else "town"))
