@@ -99,6 +99,16 @@ class Guard:
                 self._check_rows(torch.isfinite(best_B), "no allowed id", best_B)
         return logits_BV
 
+    def allows(self, states_B: Sequence[int] | Ints, token: int) -> NDArray[np.bool_]:
+        """Return whether the model may write an id in each state."""
+        column, states = self._special.get(token, TEXT), np.asarray(states_B, dtype=np.int64)
+        q_B = states & STATE_MASK
+        may_B: NDArray[np.bool_] = self.table.may[q_B, column].copy()
+        if column == TEXT:
+            longest_B = self.table.longest[q_B]
+            may_B &= (longest_B == 0) | (states >> RUN_SHIFT < longest_B)
+        return may_B & (0 <= token < self.table.ids.size)
+
     def commit(
         self,
         states_B: Sequence[int] | Ints,

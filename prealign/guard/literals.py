@@ -188,6 +188,14 @@ class GuardWithLiterals:
                 raise GuardError("literals: the policy and the literals leave no id to write")
         return logits_BV
 
+    def allows(self, states_B: Sequence[int] | Ints, token: int) -> NDArray[np.bool_]:
+        """Return whether the model may write an id in each state."""
+        inner_B, literal_B = self._split(np.asarray(states_B, dtype=np.int64))
+        may_B = self.guard.allows(inner_B, token)
+        if 0 <= token < self.table.ids.size and self.table.column_of[token] == TEXT:
+            may_B &= ~self.ban.hits[literal_B, token]
+        return may_B
+
     def commit(
         self,
         states_B: Sequence[int] | Ints,

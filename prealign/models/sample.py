@@ -274,7 +274,11 @@ class _Run:
             ids_R[open_R] = self._choose(logits_BV, rows, writing_R[open_R], self.guard)
         if self.settings.end_before_forced and forced_R.any():
             own = self._choose(logits_BV, rows, writing_R[forced_R], None)
-            ids_R[forced_R] = np.where(own == self.vocabulary.end_id, own, ids_R[forced_R])
+            ends = own == self.vocabulary.end_id
+            if self.guard is not None and ends.any():
+                states = np.array([rows[i].state for i in writing_R[forced_R]], dtype=np.int64)
+                ends &= self.guard.allows(states, self.vocabulary.end_id)
+            ids_R[forced_R] = np.where(ends, own, ids_R[forced_R])
         if self.guard is not None:
             states_R = np.array([rows[i].state for i in writing_R], dtype=np.int64)
             # The end of text is the model's choice wherever it stands.

@@ -36,7 +36,7 @@ class Partly:
     commit: Any = None
 
     def __post_init__(self):
-        self.scan = self.guard.scan
+        self.scan, self.allows = self.guard.scan, self.guard.allows
         self.mask = self.mask or self.guard.mask
         self.commit = self.commit or self.guard.commit
 

@@ -128,6 +128,16 @@ def test_a_policy_without_an_end_never_ends(vocabulary):
     assert [one.stopped for one in out] == ["budget"] * 5
 
 
+def test_where_the_harness_writes_an_end_that_is_denied_is_not_asked_for(vocabulary):
+    newline = min(vocabulary.newline_ids)
+    model = BiasedModel(vocabulary.size, {vocabulary.end_id: 1e4, newline: 1.0})
+    guard = Guard(table_of(vocabulary, stay(GOOD_BAD, may_end=False)))
+    out = write(model, vocabulary, PATHS["greedy"], guard, force=reemit(vocabulary, "good"))
+    assert out[0].stopped == "budget"
+    assert vocabulary.open_id("good") in out[0].ids
+    assert guard.fired == 0
+
+
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
@@ -194,6 +204,7 @@ def test_few_rows_and_many_rows_are_judged_alike(two):
             for state, said in zip(states, one, strict=True):
                 if own:
                     assert isinstance(said, set) == bool(table.allowed(state)[token])
+                    assert guard.allows([state], token).tolist() == [isinstance(said, set)]
                 if isinstance(said, set):
                     assert said == {table.scan([token], state)}
 

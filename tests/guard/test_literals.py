@@ -108,6 +108,8 @@ def test_mask_and_gate_are_the_policy_and_brute_force_together(two):
             fine = both.table.allowed(inner)
             text = [not spells(two, [*ids[start:], i]) for i in range(two.text_size)]
             expected = fine & np.array(text + [True] * (two.size - two.text_size))
+            asked = [both.allows([state], token).tolist()[0] for token in (0, 7, two.size - 1)]
+            assert asked == expected[[0, 7, two.size - 1]].tolist()
             assert (open_ids == np.flatnonzero(expected)).all()
             seen += int((fine & ~expected).sum())
             for token in random.choice(two.size, 10).tolist():

@@ -51,6 +51,9 @@ class OnlyText:
         logits_BV[:, 5:] = -torch.inf
         return logits_BV
 
+    def allows(self, states_B, token):
+        raise NotImplementedError  # there is no harness here
+
     def commit(self, states_B, ids_B, by_model_B):
         assert by_model_B.all()
         self.seen += ids_B.tolist()

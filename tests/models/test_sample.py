@@ -43,6 +43,9 @@ class Rules:
     def mask(self, logits_BV, states_B):
         return self.hook(logits_BV, torch.from_numpy(states_B)) if self.hook else logits_BV
 
+    def allows(self, states_B, token):
+        return np.ones(len(states_B), dtype=bool)
+
     def commit(self, states_B, ids_B, by_model_B):
         if self.gate:
             self.gate(ids_B[by_model_B])
