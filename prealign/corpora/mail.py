@@ -75,10 +75,9 @@ class Mail:
                 with file.open("rb") as stream:
                     yield name, _parsed(PARSER.parse(stream))
             return
-        box = mailbox.mbox(self.path, factory=PARSER.parse, create=False)
-        with contextlib.closing(box):
-            for number, one in enumerate(box, start=1):
-                yield f"{self.path.name}:{number}", _parsed(one)
+        with contextlib.closing(mailbox.mbox(self.path, create=False)) as box:
+            for number, key in enumerate(box.iterkeys(), start=1):
+                yield f"{self.path.name}:{number}", _parsed(PARSER.parsebytes(box.get_bytes(key)))
 
 
 def post(

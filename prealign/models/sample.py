@@ -41,6 +41,9 @@ class Guarding(Protocol):
         relative to a logit of 0.
         """
 
+    def allows(self, states_B: np.ndarray, token: int) -> np.ndarray:
+        """Return whether the model may write an id in each state."""
+
     def commit(self, states_B: np.ndarray, ids_B: np.ndarray, by_model_B: np.ndarray) -> np.ndarray:
         """Return the states behind ids (int64); raise if one of them must not be appended.
 
