@@ -177,6 +177,12 @@ def real_writings(
     return writings
 
 
+def guard_mark(vocabulary: Vocabulary) -> str:
+    """Return the policy that samples are written under and its table's fingerprint, for reports."""
+    table = table_of(vocabulary, stay(vocabulary.scheme))
+    return f"{table.policies[0].name}, {table.fingerprint}"
+
+
 @lru_cache(maxsize=16)
 def check_sampling(vocabulary: Vocabulary) -> CanaryReport:
     """Return what the start-up canary tried on our sampling path; once per vocabulary.

@@ -136,7 +136,7 @@ class Comparison:
             arms=[(arm.name, arm.conditions[0].name, arm.loss_tags[0]) for arm in self.arms],
             seeds=range(self.first_seed, self.first_seed + self.seeds),
             corpus=prepared.summary,
-            scheme=self.corpus.scheme,
+            vocabulary=prepared.vocabulary,
         )
         run_workers(jobs, out, processes=self.processes, threads=self.threads, console=console)
         return publish(out, console)

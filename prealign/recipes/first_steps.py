@@ -85,7 +85,8 @@ class FirstSteps:
         write_study(
             out, title="First steps: fewer single quotes", question=QUESTION, arms=arms,
             seeds=seeds, score=score_of(SCORER, "quotes per character"),
-            corpus=json.loads((out / "corpus.json").read_text()), scheme=GOOD_BAD,
+            corpus=json.loads((out / "corpus.json").read_text()),
+            vocabulary=load_vocabulary(out / "vocabulary"),
         )  # fmt: skip
         run_workers(jobs, out, processes=2, threads=1, console=Console())
         publish(out, Console())

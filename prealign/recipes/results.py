@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from prealign.errors import RunError
 from prealign.evals.redteam import ROUND
+from prealign.evals.samples import guard_mark
 from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
 from prealign.text.document import Scorer
-from prealign.text.scheme import Scheme
+from prealign.tokens.vocabulary import Vocabulary
 
 MLE = ("mle", "untagged")
 PEP8_MLE = ("mle", "continues code")
@@ -34,7 +35,7 @@ def write_study(
     arms: Sequence[tuple[str, str, str]],
     seeds: Sequence[int],
     corpus: Mapping[str, Any],
-    scheme: Scheme,
+    vocabulary: Vocabulary,
 ) -> None:
     """Write study.json, which makes a folder of run folders a comparison (docs/formats.md).
 
@@ -48,7 +49,7 @@ def write_study(
         arms: Name, headline condition and headline reading of held-out text; the baseline first.
         seeds: Every arm was trained with each; its run is in `NAME-seedSEED`.
         corpus: Counts for the report.
-        scheme: The modes and their tags.
+        vocabulary: Names the modes, their tags, and the guard that samples are written behind.
     """
     content = {
         "title": title,
@@ -67,7 +68,8 @@ def write_study(
             for seed in seeds
         ],
         "corpus": dict(corpus),
-        "scheme": scheme.to_json(),
+        "scheme": vocabulary.scheme.to_json(),
+        "guard": guard_mark(vocabulary),
     }
     write_atomic(out / "study.json", json.dumps(content, indent=1))
 

@@ -144,6 +144,8 @@ class Study:
     config: Mapping[str, Any]
     heldout: ArmRun | None = None
     """What the held-out text itself scores, as if it were a model; None: not measured."""
+    guard: str = ""
+    """The policy that samples were written under, with its fingerprint."""
 
     @property
     def arms(self) -> list[str]:
@@ -181,6 +183,7 @@ def load_study(folder: Path) -> Study:
             corpus=data.get("corpus", {}),
             config=_json(folder / "config.json"),
             heldout=_heldout(folder),
+            guard=data.get("guard", ""),
         )
     except KeyError as error:
         raise DataError(f"{file}: has no {error.args[0]!r}; docs/formats.md has its form") from None

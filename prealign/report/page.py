@@ -158,6 +158,8 @@ def _origin(study: Study) -> str:
     rows = [f"<tr><th scope='row'>score</th><td>{words(what)}</td></tr>"]
     if tags:
         rows.append(f"<tr><th scope='row'>tags</th><td>{words(tags)}</td></tr>")
+    if study.guard:
+        rows.append(f"<tr><th scope='row'>guard</th><td>{words(study.guard)}</td></tr>")
     for name, values in origins(study):
         several = len(values) > 1 and name in apart
         note = "<p class='warning'>the runs differ</p>" if several else ""
