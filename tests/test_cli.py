@@ -27,7 +27,7 @@ def test_help_needs_no_torch_and_is_quick():
 
 
 def test_every_command_explains_itself():
-    for command in ("run", "recipes", "annotate", "sample", "report", "show"):
+    for command in ("run", "recipes", "annotate", "sample", "report", "show", "serve", "guard"):
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
@@ -35,7 +35,7 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "recipes")
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
-        "first_steps", "labels", "pep8", "phf", "redteam"
+        "first_steps", "labels", "pep8", "phf", "redteam", "two_modes"
     }  # fmt: skip
 
 

@@ -62,6 +62,8 @@ def test_links_and_named_files_exist(file):
 
 def test_the_commands_it_names_exist():
     names = set(re.findall(r"^prealign (\w+)", README, flags=re.MULTILINE))
-    assert names == {"recipes", "run", "annotate", "calibrate", "show", "sample", "report"}
+    assert names == {
+        "recipes", "run", "annotate", "calibrate", "show", "sample", "report", "guard", "serve",
+    }  # fmt: skip
     for name in names:
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
