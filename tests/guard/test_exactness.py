@@ -12,9 +12,10 @@ from reference import Place
 from prealign.errors import GuardError
 from prealign.guard.device import DeviceGuard
 from prealign.guard.gate import Guard
+from prealign.guard.nesting import nesting_of
 from prealign.guard.policy import stay
-from prealign.guard.table import compile_table
-from prealign.text.scheme import TWO_MODES
+from prealign.guard.table import TagIds, compile_table
+from prealign.text.scheme import GOOD_BAD, TWO_MODES
 
 CASES = [case for case in all_cases(large=False) if "depth" not in case.name] + [deep_case(2)]
 
@@ -69,6 +70,30 @@ def test_a_wrong_table_is_seen():
     assert {"table", "mask", "gate, 1 rows", "gate, 17 rows", "mask on a device"} <= set(
         tally.wrong
     )
+
+
+@pytest.mark.parametrize("token", [-1, -2, 5, 10**6])
+def test_an_id_from_outside_is_refused_where_the_last_id_is_text_too(token):
+    """NumPy and torch count from the end, so that -1 would be the last id."""
+    nesting = nesting_of(GOOD_BAD)
+    ids = TagIds(size=5, tags=(("<|good|>", 1), ("<|bad|>", 2)), ends=(0,))
+    table = compile_table(nesting, [stay(GOOD_BAD)], ids)
+    guard = Guard(table)
+    for rows in (1, 40):
+        with pytest.raises(GuardError, match=rf"row 0: id {token} is not in \[0, 5\)"):
+            guard.commit([0] * rows, [token] * rows)
+    with pytest.raises(GuardError, match=rf"prompt: id {token} is not in \[0, 5\)"):
+        table.scan([3, token])
+    assert DeviceGuard(table, "cpu").step(torch.tensor([0]), torch.tensor([token])).item() == -1
+
+
+def test_the_gate_counts_what_it_has_judged():
+    table = CASES[1].table
+    guard = Guard(table)
+    guard.commit([0] * 3, [65] * 3)
+    guard.commit([0] * 20, [65] * 20)
+    guard.commit([0] * 2, [65, 257], np.array([True, False]))
+    assert (guard.gate_calls, guard.gate_ids, guard.fired) == (3, 24, 0)
 
 
 class Row:
@@ -189,5 +214,7 @@ class Batches(RuleBasedStateMachine):
         row.policies.append(row.policies[-1])
 
 
-Batches.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Batches.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, derandomize=True
+)
 TestBatches = Batches.TestCase
