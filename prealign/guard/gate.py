@@ -56,8 +56,8 @@ class Guard:
         """Ids of the model that the gate has judged."""
         self.fired = 0
         """How often the gate has refused."""
-        self._rows = [_row(table, q, full=False) for q in range(table.states)]
-        self._full = [_row(table, q, full=True) for q in range(table.states)]
+        self._rows = _mask_rows(table, full=False)
+        self._full = _mask_rows(table, full=True)
         special = np.flatnonzero(table.column_of)
         columns = table.column_of[special].tolist()
         self._special: dict[int, int] = dict(zip(special.tolist(), columns, strict=True))
@@ -235,15 +235,25 @@ class Guard:
         )
 
 
-def _row(table: Table, q: int, *, full: bool) -> _Row:
-    """Return what the mask does in a state, with its span at its longest or not."""
-    may = table.may[q].copy()
-    may[TEXT] &= not (full and table.longest[q])
+def _mask_rows(table: Table, *, full: bool) -> list[_Row]:
+    """Return what the mask does in each state, with its span at its longest or not.
+
+    States with the same rights share a row, so that a batch falls into few groups.
+    """
     special = np.flatnonzero(table.column_of)
-    allowed = may[table.column_of[special]]
-    if may[TEXT]:
-        return _Row(special[~allowed], None)
-    return _Row(special[:0], special[allowed])
+    columns = table.column_of[special]
+    known: dict[bytes, _Row] = {}
+    rows = []
+    for q in range(table.states):
+        may = table.may[q].copy()
+        may[TEXT] &= not (full and table.longest[q])
+        if may.tobytes() not in known:
+            allowed = may[columns]
+            known[may.tobytes()] = (
+                _Row(special[~allowed], None) if may[TEXT] else _Row(special[:0], special[allowed])
+            )
+        rows.append(known[may.tobytes()])
+    return rows
 
 
 def _deny(logits_BV: Tensor, rows: slice | list[int], row: _Row) -> None:
