@@ -180,6 +180,8 @@ MUTANTS = (
            "live_B & may_B & (behind_B != BAN)", "live_B & (behind_B != BAN)"),
     Mutant("device: text is never denied", "device.py",
            "logits_BV.masked_fill_(~may_BC[:, TEXT, None], -torch.inf)", "pass"),
+    Mutant("device: one id for all rows", "device.py",
+           "if ids_B.shape != states_B.shape or ids_B.ndim != 1:", "if ids_B.ndim != 1:"),
     # The grammars of other engines.
     Mutant("export: padding is text", "export.py",
            "np.flatnonzero(table.column_of).tolist()",

@@ -75,7 +75,15 @@ class DeviceGuard:
             states_B: int64.
             ids_B: int64, the next id of each row; whatever is in it.
             by_model_B: Whether the model chose it, and not the harness; None: all of them.
+
+        Raises:
+            GuardError: There is not one id per state.
         """
+        if ids_B.shape != states_B.shape or ids_B.ndim != 1:
+            raise GuardError(
+                f"ids of shape {tuple(ids_B.shape)} for states of shape {tuple(states_B.shape)} "
+                f"(guard {self.table.fingerprint})"
+            )
         live_B = (states_B >= 0) & (ids_B >= 0) & (ids_B < self.table.ids.size)
         column_B = self._column_V[torch.where(live_B, ids_B, 0)]
         q_B = torch.where(live_B, states_B & STATE_MASK, 0)

@@ -71,6 +71,12 @@ def test_logits_of_another_width_or_type_are_refused(guard, logits):
         guard.mask_(logits, torch.tensor([0]))
 
 
+@pytest.mark.parametrize("ids", [[65], [[65, 65]], [65, 65, 65]])
+def test_ids_and_states_must_be_as_many(guard, ids):
+    with pytest.raises(GuardError, match=r"ids of shape .* for states of shape \(2,\)"):
+        guard.step(states([259], [259]), torch.tensor(ids))
+
+
 def test_nothing_is_copied_to_the_host(guard):
     """Tensors on the meta device have no values: an operation that needed one would raise."""
     away = DeviceGuard(LIMITED, "cpu")
