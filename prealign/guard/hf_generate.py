@@ -87,7 +87,7 @@ def guarded_generate(
         GuardError: An argument or setting is refused; a prompt is none of the vocabulary's or does
             not nest; a denied id came out, or something that the guard did not follow.
     """
-    guard = _own_guard(guard, table)
+    guard = own_guard(guard, table)
     config = settled(model, table, generate_kwargs)
     rows = _rows(config, table, input_ids, policy, generate_kwargs)
     _check_prompts(RowGate(copy.copy(guard), rows), input_ids)
@@ -146,9 +146,10 @@ def settled(model: Any, table: Table, given: Mapping[str, Any]) -> GenerationCon
         if name not in ARGUMENTS and name not in known and value is not None:
             _refuse(name, "an argument that the guard does not know")
     settings = {name: value for name, value in given.items() if name in known}
-    config: GenerationConfig = model._prepare_generation_config(
-        given.get("generation_config"), **settings
-    )[0]
+    try:
+        config = model._prepare_generation_config(given.get("generation_config"), **settings)[0]
+    except ValueError as error:
+        raise GuardError(f"generate: settings that transformers refuses: {error}") from error
     usual = plain._get_default_generation_params()
     for name in known:
         value = getattr(config, name, None)
@@ -159,7 +160,8 @@ def settled(model: Any, table: Table, given: Mapping[str, Any]) -> GenerationCon
             _refuse(name, "a setting that the guard does not know to respect the mask")
     if config.cache_implementation == "paged":
         _refuse("cache_implementation='paged'", "use guarded_generate_batch")
-    return config
+    found: GenerationConfig = config
+    return found
 
 
 def _check_model(model: Any, table: Table, name: str) -> None:
@@ -218,24 +220,33 @@ def _rows(
     given: Mapping[str, Any],
 ) -> Rows:
     """Return how rows are read under these settings."""
-    ends = config.eos_token_id
-    stops = [ends] if isinstance(ends, int) else list(ends or table.ids.ends)
+    beams = (config.num_beams or 1) > 1
+    early = beams or config.stop_strings or config.max_time
+    return Rows(
+        prompt_tokens=id_rows(input_ids).shape[1],
+        pad_id=pad_id_of(table) if config.pad_token_id is None else config.pad_token_id,
+        stop_ids=stops_of(config, table),
+        policy=policy,
+        early=bool(early or given.get("stopping_criteria")),
+        beams=beams,
+    )
+
+
+def stops_of(config: GenerationConfig, table: Table) -> tuple[int, ...]:
+    """Return the ids that end a row: those of the settings, or the table's ends of text.
+
+    Raises:
+        GuardError: An end of text is not among them.
+    """
+    given = config.eos_token_id
+    stops = [given] if isinstance(given, int) else list(given or table.ids.ends)
     missing = set(table.ids.ends) - set(stops)
     if missing:
         raise GuardError(
             f"generate: eos_token_id={stops} lacks {sorted(missing)}, an end of text: what stands "
             "behind it would be another document; add it, or leave eos_token_id out"
         )
-    beams = (config.num_beams or 1) > 1
-    early = beams or config.stop_strings or config.max_time
-    return Rows(
-        prompt_tokens=id_rows(input_ids).shape[1],
-        pad_id=pad_id_of(table) if config.pad_token_id is None else config.pad_token_id,
-        stop_ids=tuple(int(token) for token in stops),
-        policy=policy,
-        early=bool(early or given.get("stopping_criteria")),
-        beams=beams,
-    )
+    return tuple(int(token) for token in stops)
 
 
 def _check_prompts(gate: RowGate, input_ids: Tensor) -> None:
@@ -257,7 +268,8 @@ def _with_ends(given: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     return others | {"generation_config": config}
 
 
-def _own_guard(guard: Guard | None, table: Table) -> Guard:
+def own_guard(guard: Guard | None, table: Table) -> Guard:
+    """Return the guard, or a new one of the table; refuse one of another table."""
     if guard is None:
         return Guard(table)
     if guard.table.fingerprint != table.fingerprint:

@@ -8,8 +8,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from prealign.errors import GuardError
 from prealign.guard.gate import Guard
-from prealign.guard.hf import ModeGuardLogitsProcessor, ModeGuardStreamer, Rows
-from prealign.guard.hf_generate import guarded_generate
+from prealign.guard.hf import ModeGuardLogitsProcessor, ModeGuardStreamer, RowGate, Rows
+from prealign.guard.hf_generate import check_output, guarded_generate
 from prealign.guard.policy import free, lock, lock_noquote, stay
 from prealign.guard.table import table_of
 from prealign.text.scheme import TWO_MODES
@@ -423,3 +423,27 @@ def test_a_guard_of_another_table_is_refused(two, table):
     other = Guard(table_of(two, stay(TWO_MODES)))
     with pytest.raises(GuardError, match="another table"):
         guarded_generate(tiny(two), table, prompt(two, table, "stay"), guard=other)
+
+
+# ---------------------------------------------------------------- what came out
+
+
+def test_what_came_out_is_compared_with_what_went_in(two, table):
+    given = torch.tensor([[two.end_id, 5]])
+    fine = torch.tensor([[two.end_id, 5, 6, two.end_id, two.inert_id]])
+
+    def check(*rows):
+        check_output(RowGate(Guard(table), rows_like(two, 2), last=True), given, torch.tensor(rows))
+
+    check(*fine.tolist())
+    check(*fine.tolist() * 3)
+    with pytest.raises(GuardError, match="changed"):
+        check([two.end_id, 6, 6])
+    with pytest.raises(GuardError, match="behind the end"):
+        check([two.end_id, 5, two.end_id, 6])
+    with pytest.raises(GuardError, match="nobody"):
+        check([two.end_id, 5, two.inert_id])
+    with pytest.raises(GuardError, match="whose"):
+        check([two.end_id])
+    with pytest.raises(GuardError, match="not in"):
+        check([two.end_id, 5, two.size])
