@@ -63,7 +63,8 @@ class Rows:
     """Ids that end a row: the ends of text, and what else was given as `eos_token_id`."""
     policy: str | int = 0
     early: bool = False
-    """A row may also end without such an id: by a stop string, a time limit, in a beam search."""
+    """A row may also end without such an id: by a stop string, a time limit, in a beam search.
+    Then a padding id that nobody may write is always read as padding, that is, as nothing."""
     beams: bool = False
     """Rows are beams. Where fewer ids are allowed than beams are kept, transformers fills up with
     ids of score -inf, denied ones too, and drops these beams later: until then they are let be."""
