@@ -52,10 +52,12 @@ class ModeGuardBatchProcessor(ContinuousBatchingLogitsProcessor):
         denied_RV, self._row_of = deny_rows(guard.table)
         self._denied_RV = torch.from_numpy(denied_RV & guard.mask_on).to(device)
         self._longest: list[int] = guard.table.longest.tolist()
+        table, policy = guard.table, rows.policy
+        self._first = self._row(table.scan(table.opening(policy), table.start(policy)))
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
-        """Deny everything where no request says otherwise."""
-        int32_tensor.fill_(len(self._denied_RV) - 1)
+        """Deny what the policy denies where it begins; slots without a request are drawn too."""
+        int32_tensor.fill_(self._first)
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
         """Return the row of the table of denied ids for each request that writes, int32.
@@ -97,14 +99,13 @@ class ModeGuardBatchProcessor(ContinuousBatchingLogitsProcessor):
 def deny_rows(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows of denied ids, bool [R, V], and each state's, int [2, states].
 
-    The second of the pair is for a span that is at its longest. The last row denies all.
+    The second of the pair is for a span that is at its longest.
     """
     kinds = np.stack([table.may, table.may])
     kinds[1, table.longest > 0, TEXT] = False
     flat = kinds.reshape(-1, kinds.shape[-1])
     distinct, row_of = np.unique(flat, axis=0, return_inverse=True)
-    denied_RV = ~np.vstack([distinct, np.zeros_like(distinct[:1])])[:, table.column_of]
-    return denied_RV, row_of.reshape(2, -1)
+    return ~distinct[:, table.column_of], row_of.reshape(2, -1)
 
 
 def guarded_generate_batch(

@@ -81,7 +81,8 @@ def guarded_generate(
         input_ids: The prompts (B, L), the tags that the policy begins with included.
         policy: Which of the table's policies.
         guard: To count and measure with, of the same table; None: one of its own.
-        **generate_kwargs: As `generate` takes them, but for those that are refused.
+        **generate_kwargs: As `generate` takes them, but for those that are refused. Mind that
+            `min_new_tokens` forbids an end that a policy may leave as the only choice: it raises.
 
     Raises:
         GuardError: An argument or setting is refused; a prompt is none of the vocabulary's or does

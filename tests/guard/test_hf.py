@@ -1,11 +1,14 @@
+import ast
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import LogitsProcessor, WatermarkingConfig
 from transformers.generation.streamers import BaseStreamer
 
+import prealign.guard
 from prealign.errors import GuardError
 from prealign.guard.gate import Guard
 from prealign.guard.hf import ModeGuardLogitsProcessor, ModeGuardStreamer, RowGate, Rows
@@ -447,3 +450,21 @@ def test_what_came_out_is_compared_with_what_went_in(two, table):
         check([two.end_id])
     with pytest.raises(GuardError, match="not in"):
         check([two.end_id, 5, two.size])
+
+
+def test_only_the_adapter_imports_transformers():
+    for file in Path(prealign.guard.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text())
+        named = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        named += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        if any(name.split(".")[0] == "transformers" for name in named):
+            assert file.name.startswith("hf"), file.name
+
+
+def test_a_minimum_that_forbids_the_only_choice_is_refused_and_nothing_written(two, table):
+    model = tiny(two, {two.tag_ids["</ai>"]: 1e4})
+    with pytest.raises(GuardError, match=r"no allowed id|no id at all"):
+        guarded_generate(
+            model, table, prompt(two, table, "lock ai"), policy="lock ai", min_new_tokens=5,
+            max_new_tokens=8,
+        )  # fmt: skip
