@@ -126,7 +126,8 @@ def guarded_generate_batch(
         prompts: Ids, the tags that the policy begins with included.
         policy: Which of the table's policies.
         guard: To count with, of the same table; None: one of its own. Pressure is not measured.
-        batching: transformers' settings of it; steps are never overlapped.
+        batching: transformers' settings of it; steps are never overlapped. Its cache takes most
+            of the free memory unless `num_blocks` says how much.
         **settings: As `generate` takes them.
 
     Raises:

@@ -10,6 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import prealign.guard
 from prealign.errors import GuardError
+from prealign.guard import hf_generate
 from prealign.guard.gate import Guard
 from prealign.guard.hf import ModeGuardLogitsProcessor, ModeGuardStreamer, RowGate, Rows
 from prealign.guard.hf_generate import check_output, guarded_generate
@@ -227,6 +228,27 @@ def test_the_memo_never_differs_from_reading_anew(two, table, policy):
         assert found == fresh.places(batch)
         for place, ids in zip(found, batch.tolist(), strict=True):
             assert place.state == table.scan(ids, table.start(policy))
+
+
+@pytest.mark.parametrize("policy", ["stay", "lock ai"])
+@pytest.mark.parametrize("path", range(7))
+def test_within_generate_too_the_memo_is_what_the_ids_say(two, table, policy, path, monkeypatch):
+    widths = []
+
+    class Checked(ModeGuardLogitsProcessor):
+        def places(self, input_ids):
+            found = super().places(input_ids)
+            assert found == [self._gate.whole(row) for row in input_ids.numpy()]
+            widths.append(input_ids.shape[1])
+            return found
+
+    monkeypatch.setattr(hf_generate, "ModeGuardLogitsProcessor", Checked)
+    torch.manual_seed(2)
+    how = list(paths(two).values())[path]
+    given = prompt(two, table, policy)
+    model = tiny(two, dict.fromkeys([two.open_id("quote"), two.tag_ids["</quote>"]], 3.0))
+    guarded_generate(model, table, given, policy=policy, max_new_tokens=12, **how)
+    assert max(widths) >= given.shape[1] + 11
 
 
 def test_the_usual_step_is_one_commit_for_all_rows(two, table):
