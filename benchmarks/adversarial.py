@@ -596,6 +596,7 @@ def main() -> None:
         rows=[*rows_of(tallies), *law],
         checks=checks,
         extra={
+            "cpu_s": round(time.process_time(), 1),
             "refused_ways_around": [name for name, ok in around if ok],
             "accepted_ways_around": [name for name, ok in around if not ok],
             "broken_logits_accepted": [name for name, ok in broken if not ok],

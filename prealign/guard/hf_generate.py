@@ -73,7 +73,8 @@ def guarded_generate(
 
     Greedy, sampling, beams, beam sampling, a draft model (masked too) and prompt lookup, with a
     streamer where transformers allows one. Rows of different lengths are padded in front, with an
-    id that nobody may write (the inert one) or the end of text.
+    id that nobody may write (the inert one) or the end of text; for the latter give the
+    `attention_mask`, as a document too begins with one.
 
     Args:
         model: A causal language model of transformers, over the table's ids.
@@ -93,8 +94,6 @@ def guarded_generate(
     rows = _rows(config, table, input_ids, policy, generate_kwargs)
     _check_prompts(RowGate(copy.copy(guard), rows), input_ids)
     asked = _with_ends(generate_kwargs, rows)
-    if asked.get("attention_mask") is None and rows.pad_id in table.ids.never:
-        asked["attention_mask"] = (input_ids != rows.pad_id).long()
     custom = asked.pop("logits_processor", None) or []
     last = ModeGuardLogitsProcessor(guard, rows)
     if asked.get("streamer") is not None:
