@@ -32,7 +32,7 @@ def add_tags(model: Model, vocabulary: Vocabulary, *, seed: int) -> Model:
         DataError: The model has fewer rows than the tokenizer has ids.
     """
     text_size = vocabulary.text_size
-    weights = _weights(model)
+    weights = vocabulary_weights(model)
     rows = weights[0].shape[0]
     if rows < text_size:
         raise DataError(
@@ -43,13 +43,13 @@ def add_tags(model: Model, vocabulary: Vocabulary, *, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):  # resizing draws rows that are overwritten below
         model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
     stream = torch.Generator().manual_seed(seed)
-    for weight_VD, old_VD in zip(_weights(model), olds, strict=True):
+    for weight_VD, old_VD in zip(vocabulary_weights(model), olds, strict=True):
         weight_VD[:text_size] = old_VD
         weight_VD[text_size:] = _near_mean(old_VD, vocabulary.size - text_size, stream)
     return model
 
 
-def _weights(model: Any) -> list[Tensor]:
+def vocabulary_weights(model: Any) -> list[Tensor]:
     """Return the embedding's weights and, if it has its own, the output layer's."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is embedding.weight:
