@@ -17,6 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+guard = typer.Typer(help="Look after the border between text and tags.", no_args_is_help=True)
+app.add_typer(guard, name="guard")
+
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
 
@@ -180,6 +183,49 @@ def show(
     from prealign.report.show import read_any, show_documents
 
     show_documents(read_any(file), Console(), limit=limit)
+
+
+@guard.command()
+def audit(
+    path: Annotated[
+        str, typer.Argument(help="A model or tokenizer folder, a tokenizer.json, or hub:ORG/NAME.")
+    ],
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag to ask about; none: all special and added ones.")
+    ] = None,
+    defence: Annotated[
+        str,
+        typer.Option(
+            help="What your code does with untrusted text: nothing, escape (of the tags' "
+            "literals), or split (split_special_tokens, on a tokenizer that it shares with no one)."
+        ),
+    ] = "nothing",
+) -> None:
+    """Say whether text can become a tag, why, and how to mend it; exit code 1 if it can."""
+    from rich.console import Console
+
+    from prealign.guard.audit import audit as look
+    from prealign.guard.audit_report import defence_of
+    from prealign.guard.audit_show import show_audit
+
+    assumed = defence_of(defence)
+    found = look(path, tag or ())
+    show_audit(found, assumed, Console())
+    sys.exit(0 if found.verdict(assumed) == "safe" else 1)
+
+
+@guard.command()
+def excise(
+    model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
+    mode: Annotated[str, typer.Option(help="The mode to cut out, with those inside it.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not be there.")],
+) -> None:
+    """Cut a mode's tags out of the scheme and the weights, so that they cannot be written."""
+    from prealign.models.excise import excise_folder
+
+    vocabulary = excise_folder(model, mode, out).vocabulary
+    left = ", ".join(one.name for one in vocabulary.scheme.modes)
+    typer.echo(f"{out}: {vocabulary.size} ids, modes: {left}; serve it under a lock on one of them")
 
 
 def main() -> None:

@@ -25,7 +25,13 @@ ROWS = [
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 ONLY = {"report": {"errors", "config", "runs", "text"}}
 TORCH_FREE = {"errors", "config", "runs", "text", "tokens", "score", "corpora", "report", "cli"}
-TORCH_FREE_FILES = {"guard/nesting.py", "guard/policy.py", "guard/table.py"}
+TORCH_FREE_FILES = {"guard/nesting.py", "guard/policy.py", "guard/table.py"} | {
+    f"guard/{name}.py"
+    for name in (
+        "audit", "audit_leaks", "audit_read", "audit_report", "audit_routes", "audit_show",
+        "boundary", "hostile",
+    )
+}  # fmt: skip
 LATE_IMPORTS = {"cli.py"}  # the command line must start without torch
 MAX_LINES = 500
 MAX_FUNCTION_LINES = 100
