@@ -26,7 +26,7 @@ from prealign.tokens.tokenizer import check_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 
 MOST_TAGS = 64
-"""Of a tokenizer's own special tokens, so many are tried; the rest is read."""
+"""Of a tokenizer's own special tokens, so many are tried in all ways; others by their literals."""
 
 
 def audit(path: str | Path, tags: Sequence[str] = ()) -> AuditReport:
@@ -55,6 +55,7 @@ def audit_subject(subject: Subject, tags: Sequence[str] = ()) -> AuditReport:
     ways = routes(data, known)
     tried = tuple(known)[:MOST_TAGS]
     strings = hostile(tried, preimages_of(tokenizer, tried)) if tried else []
+    strings += [tag for tag in known if tag not in tried]
     leaks = Leaks(data, known, ways, subject.template)
     leaks.try_all(strings)
     findings = [*leaks.findings(), *shared_flag(tokenizer, leaks)]
@@ -91,7 +92,7 @@ def _proofs(
             yield f"the pre-tokenizer {way.cut} cuts {tag!r} apart before the model sees it"
     left_out = sum(token_id is not None for token_id in ids.values()) - tried
     if left_out > 0:
-        yield f"{left_out} more tags were read but not tried; name them to try them"
+        yield f"{left_out} more tags were tried by their literals alone; name them to try more"
 
 
 def _some(tags: Sequence[str]) -> str:

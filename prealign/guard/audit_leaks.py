@@ -21,8 +21,13 @@ KEYS_PRINTED = re.compile(r"tojson|\.items\(|\.keys\(")
 
 def _without_added(data: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer with nothing but its model to make ids."""
-    bare = dict(data) | {"added_tokens": [], "post_processor": None}
-    return Tokenizer.from_str(json.dumps(bare))
+    return _of_text(dict(data) | {"added_tokens": []})
+
+
+def _of_text(data: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer without what does not depend on the text: templates, padding."""
+    plain = dict(data) | dict.fromkeys(("post_processor", "truncation", "padding"))
+    return Tokenizer.from_str(json.dumps(plain))
 
 
 class Leaks:
@@ -43,8 +48,7 @@ class Leaks:
         self.found: dict[tuple[str, str], dict[Defence, str]] = {}
         self._by_id = {token_id: tag for tag, token_id in tags.items()}
         self._bare = _without_added(data)
-        whole = json.dumps(dict(data) | {"post_processor": None, "truncation": None})
-        self._split, self._default = Tokenizer.from_str(whole), Tokenizer.from_str(whole)
+        self._split, self._default = _of_text(data), _of_text(data)
         self._split.encode_special_tokens = True
 
     def try_all(self, strings: Sequence[str]) -> None:
@@ -167,7 +171,7 @@ def shared_flag(tokenizer: Tokenizer, leaks: Leaks) -> Iterator[Finding]:
 
 def interleaved(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids of a text for which one thread has set the flag, and another reset it."""
-    shared = Tokenizer.from_str(tokenizer.to_str())
+    shared = _of_text(json.loads(tokenizer.to_str()))
     turns = threading.Barrier(2, timeout=10)
     ids: list[int] = []
 

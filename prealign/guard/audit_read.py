@@ -89,7 +89,8 @@ def _add_late(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
     named: dict[str, AddedToken] = {}
     for content in _json(folder / "added_tokens.json"):
         named[content] = AddedToken(content, normalized=True, special=False)
-    for entry in (config.get("added_tokens_decoder") or {}).values():
+    decoder = config.get("added_tokens_decoder")
+    for entry in decoder.values() if isinstance(decoder, dict) else ():
         token = _token(entry, special=False)
         named[token.content] = token
     for source in (config, _json(folder / "special_tokens_map.json")):

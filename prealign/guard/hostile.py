@@ -60,9 +60,11 @@ def preimages_of(tokenizer: Tokenizer, tags: Sequence[str]) -> dict[str, list[st
     wanted = set("".join(tags))
     found: dict[str, list[str]] = {}
     own = json.dumps(json.loads(tokenizer.to_str())["normalizer"], ensure_ascii=False)
+    # Between two letters, as some normalizers treat the borders of a text in their own way.
+    before, _, after = tokenizer.normalizer.normalize_str("aa").partition("aa")
     for char in dict.fromkeys([*own, *_characters()]):
-        # Between two letters, as some normalizers treat the borders of a text in their own way.
-        image = tokenizer.normalizer.normalize_str(f"a{char}a")[1:-1]
+        whole = tokenizer.normalizer.normalize_str(f"a{char}a")
+        image = whole.removeprefix(before).removesuffix(after)[1:-1]
         if image != char and (image in wanted or not image):
             known = found.setdefault(image, [])
             if len(known) < MOST_PREIMAGES:

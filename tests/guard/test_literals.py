@@ -18,7 +18,7 @@ from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 
 PIECES = (b"a", b"b", b"<", b">", b"<a", b"a>", b"ab", b"><", b"<a>b", b"<<")
-LITERALS = ("<a>", "ab>", "<<<", "ba<a")
+LITERALS = ("<a>", "ab>", "<<<", "b<a>b")  # one of them within another
 
 
 def brute(parts) -> bool:
@@ -46,6 +46,8 @@ def test_a_scan_forgets_only_what_cannot_matter():
     random = np.random.default_rng(0)
     for _ in range(300):
         ids = random.integers(0, len(PIECES), int(random.integers(0, 30))).tolist()
+        end = LITERALS[int(random.integers(len(LITERALS)))].encode()
+        ids += [PIECES.index(bytes([byte])) for byte in end[: int(random.integers(9))]]
         state = start = int(random.integers(0, ban.states))
         for token in ids:
             state = ban.step(state, token)
@@ -164,7 +166,7 @@ def test_pressure_is_the_probability_of_all_that_is_denied(two):
         tag = two.tag_ids["<ai>"]
         over = [tag, two.tag_ids["</ai>"]]
         states = [both.scan([tag, *two.encode_text(text)]) for text in ("</a", "i")]
-        states.append(both.scan([*over, *two.encode_text("<")]))  # no text may follow
+        states.append(both.scan([*over, *two.encode_text("</ai")]))  # no text may follow
         both.mask(logits.clone(), states)
         free_mask = guarded(two, lock(TWO_MODES, "ai")).mask(logits.clone(), states)
         expected = logits.softmax(-1).where(torch.isinf(free_mask), torch.zeros(())).sum(-1)

@@ -1,8 +1,11 @@
 """A mode cut out of a model: what is left computes the same, and the rows are gone."""
 
+import sys
+
 import pytest
 import torch
 
+from prealign.cli import main
 from prealign.errors import ConfigError, DataError
 from prealign.guard.gate import Guard
 from prealign.guard.policy import lock
@@ -118,3 +121,19 @@ def test_behind_a_plain_lock_the_smaller_scheme_is_served(vocabulary):
     (one,) = sample(model, [prompt], settings, seeds=[0], vocabulary=new, guard=guard)
     assert guard.fired == 0
     assert new.decode([*prompt, *one.ids]).spans[0].mode == "ai"
+
+
+def test_the_command_cuts_and_says_what_is_left(vocabulary, tmp_path, monkeypatch, capsys):
+    whole = loaded(vocabulary, TWO_MODES)
+    save_model(tmp_path / "m", whole.model, whole.vocabulary, card="# mine\n")
+    words = ["prealign", "guard", "excise", str(tmp_path / "m"), "--mode", "human"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "cut")])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    assert "268 ids, modes: ai, quote; serve it under a lock" in capsys.readouterr().out
+    assert load_model(tmp_path / "cut").vocabulary.size == 268
+    with pytest.raises(SystemExit) as leaving:  # it is there now
+        main()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith(f"prealign: {tmp_path / 'cut'}: is there already")
