@@ -234,6 +234,7 @@ class Tally:
     changed: dict[str, int]
     refused: dict[str, bool]
     strings: int = 0
+    distinct: int = 0
     spelled: int = 0
 
 
@@ -248,7 +249,9 @@ def fuzz(count: int, seed: int) -> Tally:
             continue
         encode[name] = bare(tokenizer)
         tally.refused[name] = refused(encode[name])
+    seen: set[int] = set()
     for texts in batches(count, seed):
+        seen |= {hash(text) for text in texts}
         tally.strings += len(texts)
         tally.spelled += sum(any(tag in text for tag in TAGS) for text in texts)
         for name, one in encode.items():
@@ -265,6 +268,7 @@ def fuzz(count: int, seed: int) -> Tally:
                 found = one.encode_batch_fast(texts, add_special_tokens=False)
                 size = one.get_vocab_size(with_added_tokens=False)
             tally.tags[name] += sum(max(ids.ids, default=0) >= size for ids in found)
+    tally.distinct = len(seen)
     return tally
 
 
@@ -356,6 +360,8 @@ def write(
     ]  # fmt: skip
     rows.append(ResultRow(arm="all", metric="strings that spell a tag", unit="strings",
                           value=tally.spelled, n=tally.strings))  # fmt: skip
+    rows.append(ResultRow(arm="all", metric="different strings", unit="strings",
+                          value=tally.distinct, n=tally.strings))  # fmt: skip
     rows.append(ResultRow(arm="eight threads, one vocabulary", metric="leaks or differences",
                           unit="strings", value=threads[1], n=threads[0]))  # fmt: skip
     rows += controls_

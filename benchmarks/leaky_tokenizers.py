@@ -146,11 +146,11 @@ def plain_subject(make: Callable[[], Tokenizer]) -> Callable[[Path], Subject]:
     return lambda folder: Subject(name="", tokenizer=make())
 
 
-def with_normalizer(normalizer: Any) -> Callable[[Path], Subject]:
+def with_normalizer(normalizer: Any, *, normalized: bool = True) -> Callable[[Path], Subject]:
     def make() -> Tokenizer:
         tokenizer = byte_level(None)
         tokenizer.normalizer = normalizer
-        return tagged(tokenizer, normalized=True)
+        return tagged(tokenizer, normalized=normalized)
 
     return plain_subject(make)
 
@@ -239,7 +239,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "our pieces, special tags": Construction(
         plain_subject(lambda: tagged(train_text_tokenizer(PLAIN, size=320))), None),
     "NFKC, tags not normalized": Construction(
-        plain_subject(lambda: tagged(byte_level(None))), None),
+        with_normalizer(normalizers.NFKC(), normalized=False), None),
     "BPE between white space, tag-free text": Construction(
         plain_subject(lambda: tagged(words_bpe(PLAIN))), None),
     "Unigram, tags behind the vocabulary": Construction(
