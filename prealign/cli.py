@@ -182,6 +182,37 @@ def show(
     show_documents(read_any(file), Console(), limit=limit)
 
 
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="hidden, rows, room, limits.max_body and the like."
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="What the model may write.")] = "lock",
+    mode: Annotated[str | None, typer.Option(help="The mode that it writes in.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="A policy that clients may ask for; none laxer.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys, one a line; admin:KEY may also switch policies.")
+    ] = None,
+) -> None:
+    """Serve a model behind the guard: OpenAI's API, and a page to try it."""
+    from prealign.config import override
+    from prealign.serve.access import load_keys
+    from prealign.serve.run import Serving
+    from prealign.serve.run import serve as serve_model
+
+    serving = override(Serving(policy=policy, mode=mode, also=tuple(also or ())), assignments or [])
+    keys = load_keys(api_key_file) if api_key_file else None
+    serve_model(model, serving, host=host, port=port, keys=keys)
+
+
 def main() -> None:
     """Run the command line; a mistake of the user's is one line and exit code 2."""
     try:
