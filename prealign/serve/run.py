@@ -1,5 +1,6 @@
 """From a model's folder to a server that runs until it is told to end."""
 
+import contextlib
 import logging
 import socket
 from dataclasses import dataclass, field
@@ -166,7 +167,8 @@ def serve(
         f"at http://{host}:{port}",
         flush=True,
     )
-    server.run(sockets=_sockets(host, port))
+    with contextlib.suppress(KeyboardInterrupt):  # sent again by uvicorn, behind a graceful stop
+        server.run(sockets=_sockets(host, port))
 
 
 def _sockets(host: str, port: int) -> list[socket.socket]:

@@ -84,12 +84,14 @@ class Service:
     def info(self) -> dict[str, Any]:
         """Return what a page needs to know, as JSON data."""
         scheme = self.vocabulary.scheme
+        shown = [mode for mode in scheme.modes if mode.name not in self.hidden]
         return {
             "model": self.name,
             "scheme": scheme.name,
-            "modes": [mode.name for mode in scheme.modes if mode.name not in self.hidden],
-            "tags": list(scheme.tags),
+            "modes": [mode.name for mode in shown],
+            "tags": [tag for mode in shown for tag in mode.tags],
             "mode": self.renderer.own,
+            "others": self.renderer.others,
             "policies": [policy.name for policy in self.table.policies],
             "guard": self.table.fingerprint,
             "context": self.worker.engine.room,
