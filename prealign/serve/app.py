@@ -126,7 +126,8 @@ class Routes:
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
         )
         headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         html = self._page.replace("NONCE", nonce)
