@@ -7,8 +7,8 @@ client sent.
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,9 +76,10 @@ class EventStream(Response):
 
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            async with asyncio.timeout(self._service.limits.timeout_s + GRACE_S):
+            seconds = self._service.limits.timeout_s + GRACE_S
+            async with asyncio.timeout(seconds), aclosing(self._chunks(receive)) as chunks:
                 await send(start)
-                async for chunk in self._chunks(receive):
+                async for chunk in chunks:
                     await put(dump(chunk))
                 await put(b"[DONE]")
                 await send({"type": "http.response.body", "body": b""})
@@ -87,7 +88,7 @@ class EventStream(Response):
         finally:
             self._service.end(self._answer)
 
-    async def _chunks(self, receive: Receive) -> AsyncIterator[Any]:
+    async def _chunks(self, receive: Receive) -> AsyncGenerator[Any, None]:
         answer, kind, vocabulary = self._answer, self._kind, self._service.vocabulary
         logprobs = getattr(self._body, "top", None) is not None
         try:

@@ -7,6 +7,7 @@ its own. Where modes only mark, text has no mode of its own: it comes first, the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from prealign.errors import DataError
 from prealign.serve.problems import Problem
@@ -35,6 +36,13 @@ class Renderer:
     """The mode that is opened for what the model writes; None: none is."""
     others: str | None
     """The mode of what others say; None: it has none."""
+    room: int
+    """Tokens of the model's context."""
+
+    @cached_property
+    def max_chars(self) -> int:
+        """A text of more characters does not fit, whatever its tokens; it is not even encoded."""
+        return self.room * max(map(len, self.vocabulary.token_texts))
 
     def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the ids of a conversation, with the model's mode open behind it.
@@ -42,6 +50,7 @@ class Renderer:
         Raises:
             Problem: A text cannot be encoded.
         """
+        self._check_size(sum(len(message.text) for message in messages), "messages")
         ids = [self.vocabulary.end_id]
         for at, message in enumerate(messages):
             mode = self.own if message.role == "assistant" else self.others
@@ -55,6 +64,7 @@ class Renderer:
         Raises:
             Problem: It cannot be encoded, or has an id that is not text.
         """
+        self._check_size(len(prompt), "prompt")
         if isinstance(prompt, str):
             text = self._encode(prompt, where)
         else:
@@ -67,6 +77,13 @@ class Renderer:
                 )  # fmt: skip
         span = self._span(text, self.others) if text else []
         return (self.vocabulary.end_id, *span, *self._open(self.own))
+
+    def _check_size(self, size: int, param: str) -> None:
+        if size > self.max_chars:
+            raise Problem(
+                400, f"{param}: longer than the context has {self.room} tokens for", param=param,
+                code="context_length_exceeded",
+            )  # fmt: skip
 
     def _apart(self, text: str) -> str:
         """Return a text that nothing but a newline keeps apart from the next."""

@@ -76,7 +76,7 @@ def make_service(name: str, model: Any, vocabulary: Vocabulary, serving: Serving
         name=name,
         vocabulary=vocabulary,
         table=table,
-        renderer=Renderer(vocabulary=vocabulary, own=serving.mode, others=others),
+        renderer=Renderer(vocabulary=vocabulary, own=serving.mode, others=others, room=engine.room),
         worker=Worker(engine, metrics, serving.limits.queue),
         metrics=metrics,
         limits=serving.limits,

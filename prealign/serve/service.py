@@ -7,8 +7,8 @@ one of its choices fails.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,8 +128,11 @@ class Service:
         policy = self.policy(body.prealign.policy if body.prealign else None)
         length = self._length(body)
         requests = self._requests(body, prompts, policy, length)
-        if len(body.stops) > self.limits.max_stops:
-            raise Problem(400, f"at most {self.limits.max_stops} stop strings", param="stop")
+        most, longest = self.limits.max_stops, self.limits.max_stop_chars
+        if len(body.stops) > most or any(len(stop) > longest for stop in body.stops):
+            raise Problem(
+                400, f"stop: at most {most} strings of {longest} characters", param="stop"
+            )
         name = self.table.policies[policy].name
         start = self.table.path(self.table.scan(prompts[0], self.table.start(policy)))
         choices = [
@@ -173,13 +176,14 @@ class Service:
 
         watcher = asyncio.create_task(watch())
         try:
-            yield self._pieces(answer)
+            async with aclosing(self._pieces(answer)) as pieces:
+                yield pieces
         finally:
             watcher.cancel()
             self.end(answer)
 
-    async def _pieces(self, answer: Answer) -> AsyncIterator[tuple[int, list[Piece]]]:
-        left = len(answer.choices)
+    async def _pieces(self, answer: Answer) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+        left = set(range(len(answer.choices)))
         while left:
             seconds = answer.deadline - time.monotonic()
             try:
@@ -192,12 +196,12 @@ class Service:
             if found is None:
                 raise Gone
             index, event = found
-            choice = answer.choices[index]
-            if choice.finish is not None:
+            if index not in left:
                 continue
+            choice = answer.choices[index]
             pieces = choice.hear(event)
             if choice.finish is not None:
-                left -= 1
+                left.remove(index)
                 self.worker.cancel(answer.jobs[index])
             if pieces or choice.finish is not None:
                 yield index, pieces

@@ -19,6 +19,8 @@ class Limits:
     """Choices (`n` times prompts) of one request."""
     max_stops: int = 8
     """Stop strings of one request."""
+    max_stop_chars: int = 256
+    """Of each of them."""
     queue: int = 256
     """Choices at work and waiting, of all requests together."""
     timeout_s: float = 300.0

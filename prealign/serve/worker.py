@@ -62,6 +62,10 @@ class Worker:
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
 
+    def __post_init__(self) -> None:
+        self.metrics.active.set_function(lambda: self.engine.active)
+        self.metrics.waiting.set_function(lambda: self.engine.waiting)
+
     @property
     def alive(self) -> bool:
         """The thread runs."""
@@ -168,21 +172,16 @@ class Worker:
 
     def _tell(self, events: list[tuple[Job, Event]], seconds: float) -> None:
         assert self._loop is not None
-        active, waiting = self.engine.active, self.engine.waiting
         try:
-            self._loop.call_soon_threadsafe(self._hear, events, seconds, active, waiting)
+            self._loop.call_soon_threadsafe(self._hear, events, seconds)
         except RuntimeError:  # the loop is closed: nobody listens any more
             LOG.warning("the event loop ended before the engine")
 
     # The event loop.
 
-    def _hear(
-        self, events: list[tuple[Job, Event]], seconds: float, active: int, waiting: int
-    ) -> None:
+    def _hear(self, events: list[tuple[Job, Event]], seconds: float) -> None:
         metrics, now = self.metrics, time.monotonic()
         metrics.step_s.observe(seconds)
-        metrics.active.set(active)
-        metrics.waiting.set(waiting)
         metrics.tokens.inc(sum(isinstance(event, Written) for _, event in events))
         for job, event in events:
             if job.done:
