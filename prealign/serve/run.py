@@ -161,14 +161,15 @@ def serve(
     name = folder.resolve().name
     service = make_service(name, loaded.model, loaded.vocabulary, serving)
     server = make_server(service, host=host, port=port, keys=keys)
+    sockets = _sockets(host, port)
     policies = ", ".join(policy.name for policy in service.table.policies)
     print(
         f"prealign: {name} behind {policies} (guard {service.table.fingerprint}) "
-        f"at http://{host}:{port}",
+        f"at http://{host}:{sockets[0].getsockname()[1]}",
         flush=True,
     )
     with contextlib.suppress(KeyboardInterrupt):  # sent again by uvicorn, behind a graceful stop
-        server.run(sockets=_sockets(host, port))
+        server.run(sockets=sockets)
 
 
 def _sockets(host: str, port: int) -> list[socket.socket]:
