@@ -157,6 +157,7 @@ class Engine:
         self._device = next(itertools.chain(model.parameters(), model.buffers())).device
         self._slots = Slots(model.config, self._device)
         self._active: list[_Row] = []
+        self._joining: list[_Row] = []
         self._waiting: deque[_Row] = deque()
         self._keys = itertools.count()
 
@@ -227,20 +228,28 @@ class Engine:
         return False
 
     def clear(self) -> list[int]:
-        """Drop all requests and return their keys."""
-        keys = [row.key for row in (*self._active, *self._waiting)]
+        """Drop all requests and return their keys: behind a step that raised, or at the end."""
+        keys = [row.key for row in (*self._active, *self._joining, *self._waiting)]
+        self._active, self._joining = [], []
         self._waiting.clear()
-        self._drop(list(self._active))
+        self._slots = Slots(self.model.config, self._device)
         return keys
 
     def step(self) -> list[Event]:
-        """Let newcomers in, write one id to each row, and return what happened, row by row."""
+        """Let newcomers in, write one id to each row, and return what happened, row by row.
+
+        A prompt that the model fails at is given up alone. Whatever else raises comes through, and
+        leaves nothing to go on with: `clear`.
+        """
         events: list[Event] = []
         self.steps += 1
         with torch.inference_mode():
             parts = [self._decode()] if self._active else []
-            for group in self._newcomers():
+            groups = self._newcomers()
+            self._joining = [row for group in groups for row in group]
+            for group in groups:
                 parts += self._prefill(group, events)
+            self._joining = []
             if parts:
                 self._write(torch.cat(parts), events)
         return events
@@ -288,7 +297,7 @@ class Engine:
             keep: int | Tensor = torch.tensor([end - 1 for end in ends], device=self._device)
             keep = 1 if len(ends) == 1 else keep
             logits_BLV = self._logits(ids_BL.to(self._device), keep, past_key_values=cache)
-        except RuntimeError as error:  # out of memory, for one
+        except Exception as error:  # whatever a model raises: out of memory, for one
             if len(rows) == 1:
                 events.append(rows[0].failed("model", error))
                 return []

@@ -317,6 +317,36 @@ def test_a_prompt_whose_forward_pass_fails_takes_no_other_with_it(llama, two, ta
             assert tuple(ids) == expected.ids
 
 
+class Breaks(BiasedModel):
+    """Fails at every step but the first."""
+
+    calls = 0
+
+    def forward(self, input_ids, **rest):
+        self.calls += 1
+        if self.calls > 1:
+            raise ValueError("broken")
+        return super().forward(input_ids, **rest)
+
+
+def test_behind_a_step_that_raised_everybody_can_be_named_and_the_engine_starts_anew(two, table):
+    model = Breaks(two.size)
+    engine = engine_of(model, two, table, rows=2)
+    request = Request(prompt=prompts_of(two, [3])[0], settings=DRAWN, seed=0)
+    keys = [engine.add(request) for _ in range(3)]
+    engine.step()
+    with pytest.raises(ValueError, match="broken"):
+        engine.step()
+    assert sorted(engine.clear()) == keys
+    assert (engine.active, engine.waiting) == (0, 0)
+    model.calls = -100
+    engine.add(request)
+    found = drain(engine)
+    [(ids, [last])] = found.values()
+    assert isinstance(last, Ended)
+    assert ids
+
+
 def test_the_path_through_the_engine_is_guarded(two):
     table = table_of(two, lock(TWO_MODES, "ai"), stay(TWO_MODES))
     settings = {
