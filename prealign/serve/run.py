@@ -14,7 +14,8 @@ from prealign.errors import ConfigError
 from prealign.guard.canary import CanaryReport, check_path
 from prealign.guard.gate import Guard
 from prealign.guard.table import Table
-from prealign.models.engine import Engine, sample_by_engine
+from prealign.models.engine import Engine
+from prealign.models.engine_sample import sample_by_engine
 from prealign.models.fake import BiasedModel
 from prealign.models.files import load_model
 from prealign.models.sample import Sampling

@@ -11,7 +11,8 @@ from prealign.guard.gate import Guard
 from prealign.guard.policy import free, lock, lock_noquote, stay
 from prealign.guard.table import table_of
 from prealign.models.create import LlamaShape, make_model
-from prealign.models.engine import Ended, Engine, Failed, Request, Written, sample_by_engine
+from prealign.models.engine import Ended, Engine, Failed, Request, Written
+from prealign.models.engine_sample import sample_by_engine
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampling, sample
 from prealign.text.scheme import TWO_MODES
