@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +43,10 @@ from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 
 QUESTION = "Does the server lose, mix or leak anything, and how fast is it on two cores?"
-STREAMS, TOKENS, ROUNDS, FLOOD = 200, 64, 6, 600
+STREAMS, TOKENS, ROUNDS, FLOOD, CLIENTS = 200, 64, 6, 600, 8
 ALSO = ("lock-noquote", "stay")
 CHAT = "/v1/chat/completions"
-TIMES = 4  # malformed requests from each that schemathesis makes
+TIMES = 8  # malformed requests from each that schemathesis makes
 DOCUMENTED = {200, 400, 401, 403, 404, 405, 408, 413, 429, 431}
 KEY = "a key for the benchmark"
 LETTERS, DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
@@ -97,7 +98,7 @@ def run_server(kind: str) -> None:
     """Serve in this process; the port goes to stdout."""
     torch.set_num_threads(1)
     vocabulary = make_vocabulary()
-    limits = Limits(queue=256, max_tokens=400, default_tokens=16, timeout_s=120, body_timeout_s=5)
+    limits = Limits(queue=256, max_tokens=400, default_tokens=8, timeout_s=120, body_timeout_s=5)
     hidden = ("quote",) if kind == "marked" else ()
     model = Marked(vocabulary) if kind == "marked" else make_llama(vocabulary)
     serving = Serving(mode="ai", also=ALSO, hidden=hidden, rows=STREAMS, limits=limits)
@@ -319,20 +320,13 @@ def measure_malformed(count: int, rows: list[ResultRow], checks: list[Check]) ->
             method, path, body = stream_.choice(made)
             asked.append((method, path, mutated(body, made, stream_)))
         stream_.shuffle(asked)
-        statuses: Counter[int] = Counter()
-        leaks = crashes = 0
-        before_mib = 0.0
-        for number, (method, path, body) in enumerate(asked):
-            if number == count // 10:
-                before_mib = server.mib()
-            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-            try:
-                found = server.http.request(method, path, content=body, headers=headers)
-            except httpx.TransportError:
-                crashes += 1
-                continue
-            statuses[found.status_code] += 1
-            leaks += leaked(found)
+        answers: list[tuple[int, bool]] = []
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            answers += pool.map(lambda one: send(server, *one), asked[: count // 10])
+            before_mib = server.mib()
+            answers += pool.map(lambda one: send(server, *one), asked[count // 10 :])
+        statuses = Counter(status for status, _ in answers)
+        leaks, crashes = sum(leak for _, leak in answers), statuses.pop(0, 0)
         after_mib = server.mib()
         alive = server.http.get("/healthz").status_code == 200 and server.idle_s() < 1
         steps = server.gauge("prealign_step_failures_total")
@@ -348,6 +342,18 @@ def measure_malformed(count: int, rows: list[ResultRow], checks: list[Check]) ->
             check(f"malformed requests ({count}): {what}", "== 0", value, value == 0, "n/a")
         )
     memory("malformed requests", before_mib, after_mib, rows, checks)
+
+
+def send(server: Server, method: str, path: str, body: bytes) -> tuple[int, bool]:
+    """Return an answer's status (0: none came) and whether it leaks."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    try:
+        found = server.http.request(method, path, content=body, headers=headers)
+    except httpx.TransportError:
+        return 0, False
+    if leak := leaked(found):
+        print(f"leak? {body!r:.300} -> {found.status_code} {found.text:.300}", flush=True)
+    return found.status_code, leak
 
 
 def from_openapi(description: dict[str, Any], count: int) -> list[tuple[str, str, bytes]]:

@@ -119,7 +119,6 @@ class SpanStream:
     def _flush(self) -> list[Delta]:
         """End the decoding: half a character is settled as U+FFFD."""
         rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
         if not rest:
             return []
         self._held += rest

@@ -1,12 +1,14 @@
 """Errors as clients see them: OpenAI's form, one line, nothing of the inside."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 MAX_SHOWN = 3
+NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 
 
 class Problem(Exception):
@@ -54,8 +56,8 @@ def malformed(error: ValidationError) -> Problem:
     """Return what is wrong with a body, without repeating what it holds."""
     found = []
     for one in error.errors(include_url=False, include_input=False, include_context=False):
-        # Names of fields are the client's own text where they are unknown.
-        where = ".".join(str(part)[:40] for part in one["loc"])
+        # Names of unknown fields are the client's own text: only plain ones are repeated.
+        where = ".".join(p if NAME.fullmatch(p) else "?" for p in map(str, one["loc"]))
         found.append((where, one["msg"]))
     shown = "; ".join(f"{where}: {what}" if where else what for where, what in found[:MAX_SHOWN])
     more = f" (and {len(found) - MAX_SHOWN} more)" if len(found) > MAX_SHOWN else ""

@@ -171,6 +171,23 @@ def test_a_stop_string_is_found_wherever_tokens_are_cut(text, stops, sizes):
     assert (shown, stream.stopped is not None) == cut(text, stops)
 
 
+@pytest.mark.parametrize(
+    ("stops", "shown", "found"),
+    [
+        (("d", "b"), "a", "b"),
+        (("bcd", "c"), "ab", "c"),
+        (("c", "bc"), "a", "bc"),
+        (("bc", "c"), "a", "bc"),
+        (("x", "abcde"), "abcd", None),
+    ],
+)
+def test_of_several_stop_strings_the_first_to_end_counts_and_then_the_longest(stops, shown, found):
+    stream = SpanStream(token_texts=[b"abcd"], stops=stops)
+    deltas = [*stream.feed(0, ()), *stream.finish()]
+    assert "".join(delta.text for delta in deltas) == shown
+    assert stream.stopped == found
+
+
 def test_a_stop_string_is_not_found_across_a_border():
     vocabulary = VOCABULARIES["two-modes"]
     tag, text = vocabulary.tag_ids, vocabulary.encode_text

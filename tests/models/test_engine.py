@@ -170,10 +170,10 @@ def test_a_cancelled_request_frees_its_row_and_changes_no_other(llama, two, tabl
 
 def test_logprobs_are_those_of_the_allowed_text_and_pressure_is_what_was_denied(two, table):
     a, b = 5, 6
-    quote, human = two.open_id("quote"), two.open_id("human")
+    quote, human, close = (two.tag_ids[tag] for tag in ("<quote>", "<human>", "</ai>"))
     low = -50.0
     bias = dict.fromkeys(range(two.size), low) | {
-        a: np.log(3), b: np.log(1), quote: np.log(4), human: np.log(8),
+        a: np.log(3), b: np.log(1), quote: np.log(4), human: np.log(8), close: np.log(2),
     }  # fmt: skip
     engine = engine_of(BiasedModel(two.size, bias), two, table)
     settings = Sampling(temperature=0, max_text_tokens=2)
@@ -183,9 +183,9 @@ def test_logprobs_are_those_of_the_allowed_text_and_pressure_is_what_was_denied(
     events = engine.step()
     first, second = (event for event in events if isinstance(event, Written))
     assert (first.token, second.token) == (quote, a)  # by lock; by lock-noquote
-    assert first.logprob == pytest.approx(np.log(4 / 8), abs=1e-5)
-    assert first.pressure == pytest.approx(8 / 16, abs=1e-5)
-    assert second.pressure == pytest.approx(12 / 16, abs=1e-5)
+    assert first.logprob == pytest.approx(np.log(4 / 10), abs=1e-5)
+    assert first.pressure == pytest.approx(8 / 18, abs=1e-5)
+    assert second.pressure == pytest.approx(12 / 18, abs=1e-5)
     assert second.logprob == pytest.approx(np.log(3 / 4), abs=1e-5)
     assert [token for token, _ in second.top[:2]] == [a, b]
     assert second.top[1][1] == pytest.approx(np.log(1 / 4), abs=1e-5)

@@ -89,6 +89,8 @@ def events(response):
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"prealign": {"policy": "free"}}, "offered"),
         ({"prealign": {"mask": False}}, "mask"),
+        ({"<quote>": 1}, "?: "),
+        ({"logit_bias": {"<ai>": 1}}, "logit_bias"),
     ],
 )
 def test_what_is_malformed_or_reaches_under_the_guard_is_refused(http, body, named):
@@ -99,6 +101,7 @@ def test_what_is_malformed_or_reaches_under_the_guard_is_refused(http, body, nam
     assert set(error) == {"message", "type", "param", "code"}
     assert named in error["message"]
     assert len(error["message"]) < 500
+    assert "<" not in error["message"]  # nothing that a client spelled comes back
     assert "Traceback" not in found.text
 
 
