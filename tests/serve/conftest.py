@@ -42,7 +42,7 @@ def model(vocabulary):
     for weight in model.parameters():
         weight.data *= 4
     for tag in ("<quote>", "</quote>", "</ai>"):
-        model.lm_head.weight.data[vocabulary.tag_ids[tag]] *= 1.5
+        model.lm_head.weight.data[vocabulary.tag_ids[tag]] *= 2
     return model
 
 

@@ -14,6 +14,8 @@ import torch
 from prealign.errors import ConfigError, DataError, GuardError
 from prealign.guard.gate import Guard
 from prealign.models.fake import BiasedModel
+from prealign.text.scheme import GOOD_BAD
+from prealign.tokens.vocabulary import Vocabulary
 
 httpx = pytest.importorskip("httpx")
 run = pytest.importorskip("prealign.serve.run", reason='needs pip install "prealign[serve]"')
@@ -235,6 +237,19 @@ def test_an_answer_that_takes_too_long_is_ended(vocabulary, model, serving, slow
     if found.status_code == 504:
         assert found.json()["error"]["code"] == "timeout"
     assert idle(service)
+
+
+@pytest.mark.parametrize("policy", ["stay", "lock"])
+def test_a_scheme_of_marks_is_served_in_one_of_them(vocabulary, serving, ask, policy):
+    marks = Vocabulary(vocabulary.tokenizer, GOOD_BAD)
+    model = BiasedModel(marks.size, {marks.open_id("bad"): 90.0, marks.encode_text("z")[0]: 50.0})
+    service = made(model, marks, serving, policy=policy, also=(), mode="good")
+    found = ask(service, BODY | {"messages": [{"role": "user", "content": "<|bad|>"}]}).json()
+    [span] = found["choices"][0]["prealign"]["spans"]
+    assert (span["mode"], span["text"]) == ("good", "z" * 20)
+    assert min(span["pressure"]) > 0.99
+    prompt = [marks.end_id, *marks.encode_text("<|bad|>\n"), marks.open_id("good")]
+    assert found["usage"]["prompt_tokens"] == len(prompt)
 
 
 class Unmasked(Guard):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 
 import pytest
 
@@ -36,6 +37,7 @@ def page(vocabulary, serving, serve):
     letters = {vocabulary.encode_text(one)[0]: 20.0 for one in "abcdefghij "}
     tags = {vocabulary.tag_ids[tag]: 20.5 for tag in ("<quote>", "</quote>", "<human>")}
     model = BiasedModel(vocabulary.size, letters | tags, max_tokens=2000)
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.01))  # so that it can be stopped
     service = run.make_service("fake", model, vocabulary, serving)
     with serve(service) as url, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -100,4 +102,4 @@ def test_errors_are_shown_and_an_answer_can_be_stopped(page):
     page.wait_for_selector(".turn .span")
     page.click("#stop")
     page.wait_for_selector("#send:not([disabled])")
-    assert page.locator(".turn").count() == 2
+    assert "stopped by you" in page.locator(".turn .note").text_content()
