@@ -1,0 +1,189 @@
+"""The guard around llama.cpp: a fake `Llama` that does as llama-cpp-python does, and a real one."""
+
+import math
+
+import numpy as np
+import pytest
+
+from prealign.errors import ConfigError, GuardError
+from prealign.guard.engine import check_engine
+from prealign.guard.llama_cpp import ModeMask, guarded_tokens
+from prealign.guard.policy import lock
+from prealign.guard.table import table_of
+from prealign.text.scheme import TWO_MODES
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary
+from tests.guard.engines import expected
+
+
+@pytest.fixture(scope="module")
+def two_modes():
+    return Vocabulary(train_text_tokenizer(["to be or not to be\n"], size=258), TWO_MODES)
+
+
+@pytest.fixture(scope="module")
+def table(two_modes):
+    return table_of(two_modes, lock(TWO_MODES, "ai"))
+
+
+@pytest.fixture
+def prompt(two_modes):
+    return [two_modes.end_id, two_modes.open_id("ai"), 5]
+
+
+class FakeLlama:
+    """Greedy; logits lie in records, as llama.cpp's do, and what its callback raises is lost."""
+
+    def __init__(self, size, wanted, *, drop_mask_at=None):
+        self.size, self.wanted, self.drop_mask_at = size, wanted, drop_mask_at
+        self.draft_model = None
+        self.prompts = []
+
+    def n_vocab(self):
+        return self.size
+
+    def generate(self, tokens, *, logits_processor, reset=True, stop=40):
+        assert type(tokens) is list
+        self.prompts.append(tokens)
+        ids = np.array(tokens, dtype=np.intc)
+        for step in range(stop):
+            cells = np.zeros(self.size, [("id", np.intc), ("logit", np.single), ("p", np.single)])
+            cells["logit"] = np.random.default_rng(step).standard_normal(self.size)
+            cells["logit"][list(self.wanted)] += 1e4
+            for processor in logits_processor:
+                if step == self.drop_mask_at:
+                    break
+                try:
+                    cells["logit"][:] = processor(ids, cells["logit"])
+                except Exception:
+                    break
+            token = int(cells["logit"].argmax())
+            yield token
+            ids = np.append(ids, np.intc(token))
+
+
+def test_ids_come_out_up_to_the_end_and_each_was_allowed(two_modes, table, prompt):
+    tags = two_modes.tag_ids
+    llama = FakeLlama(two_modes.size, [tags["<human>"], tags["<quote>"], tags["</quote>"]])
+    ids = list(guarded_tokens(llama, table, prompt, stop=9))
+    assert ids == [tags["<quote>"], tags["</quote>"]] * 4 + [tags["<quote>"]]
+    llama = FakeLlama(two_modes.size, [two_modes.end_id, tags["<human>"]])
+    assert list(guarded_tokens(llama, table, prompt)) == []  # the end itself is not text
+    assert llama.prompts == [prompt]
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_an_id_from_a_step_without_the_mask_is_not_yielded(two_modes, table, prompt, step):
+    llama = FakeLlama(two_modes.size, [two_modes.open_id("human")], drop_mask_at=step)
+    stream = guarded_tokens(llama, table, prompt)
+    passed = [next(stream) for _ in range(step)]
+    with pytest.raises(GuardError, match=r"<human>.* is denied in ai"):
+        next(stream)
+    assert two_modes.open_id("human") not in passed
+
+
+def test_other_processors_run_in_front_of_the_mask(two_modes, table, prompt):
+    human = two_modes.open_id("human")
+
+    def bias(ids, scores):
+        scores[human] = np.inf
+        return scores
+
+    llama = FakeLlama(two_modes.size, [7])
+    ids = list(guarded_tokens(llama, table, prompt, logits_processor=[bias], stop=5))
+    assert ids == [7] * 5
+
+
+def test_the_mask_that_cannot_judge_denies_everything_and_the_gate_says_why(table, prompt):
+    """In llama.cpp's callback an error would be lost, and the logits left as they were."""
+    for ids, scores in [
+        ([9, 9, 9, 9], np.zeros(table.ids.size, np.float32)),  # another prompt
+        (prompt[:2], np.zeros(table.ids.size, np.float32)),
+        ([*prompt, 10_000], np.zeros(table.ids.size, np.float32)),
+        (prompt, np.zeros(7, np.float32)),
+        (prompt, np.zeros(table.ids.size, np.float64)),
+    ]:
+        mask = ModeMask(table, prompt)
+        assert np.isneginf(mask(np.array(ids, dtype=np.intc), scores)).all()
+        assert mask.error
+
+
+def test_a_step_that_the_mask_could_not_judge_ends_the_text(two_modes, table, prompt):
+    def vandal(ids, scores):
+        ids[0] = 3
+        return scores
+
+    stream = guarded_tokens(
+        FakeLlama(two_modes.size, [7]), table, prompt, logits_processor=[vandal]
+    )
+    with pytest.raises(GuardError, match="no id could be chosen"):
+        next(stream)
+
+
+def test_the_state_is_a_function_of_the_ids_alone(two_modes, table, prompt):
+    """Rolled back, changed in the middle, repeated or jumped: as if read for the first time."""
+    rng = np.random.default_rng(0)
+    specials = [*two_modes.tag_ids.values(), two_modes.end_id]
+    mask, ids = ModeMask(table, prompt), list(prompt)
+    for _ in range(400):
+        ids = ids[: max(len(prompt), len(ids) - int(rng.integers(0, 3)))]
+        for _ in range(int(rng.integers(0, 3))):
+            fine = expected(table, None, prompt, ids[len(prompt) :])
+            special = [token for token in specials if fine[token]]
+            ids.append(int(rng.choice(special if special and rng.random() < 0.7 else [0, 1])))
+        if rng.random() < 0.05 and len(ids) > len(prompt):
+            ids[int(rng.integers(len(prompt), len(ids)))] = int(rng.choice(specials))
+        scores = rng.standard_normal(table.ids.size).astype(np.float32)
+        masked = mask(np.array(ids, dtype=np.intc), scores.copy())
+        fine = expected(table, None, prompt, ids[len(prompt) :])
+        wanted = np.where(fine, scores, -np.inf)
+        broken = mask.error is not None
+        assert np.array_equal(masked, np.full_like(scores, -np.inf) if broken else wanted)
+        assert not broken or fine.nonzero()[0].tolist() == [two_modes.end_id]
+        if broken:
+            mask, ids = ModeMask(table, prompt), list(prompt)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reset": False}, "reset=False"),
+        ({"repeat_penalty": 0.0}, "repeat_penalty=0"),
+        ({"repeat_penalty": -1.0}, "repeat_penalty=-1"),
+        ({"repeat_penalty": math.nan}, "repeat_penalty=nan"),
+        ({"temp": math.inf}, "temp=inf"),
+        ({"presence_penalty": -math.inf}, "presence_penalty=-inf"),
+    ],
+)
+def test_settings_that_would_undo_the_mask_are_refused(two_modes, table, prompt, settings, message):
+    stream = guarded_tokens(FakeLlama(two_modes.size, [7]), table, prompt, **settings)
+    with pytest.raises(ConfigError, match=message):
+        next(stream)
+
+
+def test_models_that_the_guard_cannot_follow_are_refused(two_modes, table, prompt):
+    llama = FakeLlama(two_modes.size, [7])
+    llama.draft_model = object()
+    with pytest.raises(GuardError, match="draft_model"):
+        next(guarded_tokens(llama, table, prompt))
+    with pytest.raises(GuardError, match="7 ids"):
+        next(guarded_tokens(FakeLlama(7, [5]), table, prompt))
+    with pytest.raises(GuardError, match="prompt: </quote>"):
+        next(guarded_tokens(FakeLlama(two_modes.size, [7]), table, [two_modes.tag_ids["</quote>"]]))
+
+
+def test_the_canary_goes_through_it(two_modes, table):
+    def write(token, prompt, settings):
+        llama = FakeLlama(two_modes.size, [token])
+        return list(guarded_tokens(llama, table, prompt, **settings))
+
+    def without(token, prompt, settings):
+        return list(
+            FakeLlama(two_modes.size, [token]).generate(prompt, logits_processor=[], **settings)
+        )
+
+    settings = {"short": {"stop": 5}}
+    prefix = [two_modes.end_id]
+    assert check_engine(write, table, settings=settings, prefix=prefix, control=without).runs == 5
+    with pytest.raises(GuardError, match="a denied id came out"):
+        check_engine(without, table, settings=settings, prefix=prefix)
