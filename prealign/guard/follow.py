@@ -64,7 +64,8 @@ class Follower:
         if state < 0:
             return state
         try:
-            state = self.table.scan(ids[:by_harness], state)
+            if by_harness:
+                state = self.table.scan(ids[:by_harness], state)
             for token in ids[by_harness:]:
                 if token == UNKNOWN_ID:
                     return unsure(state)

@@ -1,5 +1,6 @@
 """The guard around llama.cpp: a fake `Llama` that does as llama-cpp-python does, and a real one."""
 
+import itertools
 import math
 
 import numpy as np
@@ -187,3 +188,123 @@ def test_the_canary_goes_through_it(two_modes, table):
     assert check_engine(write, table, settings=settings, prefix=prefix, control=without).runs == 5
     with pytest.raises(GuardError, match="a denied id came out"):
         check_engine(without, table, settings=settings, prefix=prefix)
+
+
+# --- A real llama.cpp ---
+
+
+def write_gguf(path, vocabulary, *, width=64, layers=2, seed=0):
+    """Write a Llama of random weights, with the vocabulary as llama.cpp wants it."""
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in {
+        "block_count": layers, "context_length": 256, "embedding_length": width,
+        "feed_forward_length": 2 * width, "head_count": 2, "head_count_kv": 2,
+        "layer_norm_rms_eps": 1e-5, "rope_dimension_count": width // 2,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    kind = gguf.TokenType
+    text = [vocabulary.tokenizer.id_to_token(i) for i in range(vocabulary.text_size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*text, "<end>", *vocabulary.tag_ids, "<inert>"])
+    tags = [kind.CONTROL] * (1 + len(vocabulary.tag_ids))
+    writer.add_token_types([*[kind.NORMAL] * len(text), *tags, kind.UNUSED])
+    writer.add_token_merges(["t o"])
+    writer.add_eos_token_id(vocabulary.end_id)
+    writer.add_bos_token_id(vocabulary.end_id)
+    shapes = {"token_embd": (vocabulary.size, width), "output": (vocabulary.size, width)}
+    for i in range(layers):
+        shapes |= {f"blk.{i}.{name}": (width, width)
+                   for name in ("attn_q", "attn_k", "attn_v", "attn_output")}  # fmt: skip
+        shapes |= {f"blk.{i}.{name}": (2 * width, width) for name in ("ffn_gate", "ffn_up")}
+        shapes[f"blk.{i}.ffn_down"] = (width, 2 * width)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", 0.3 * rng.standard_normal(shape).astype(np.float32))
+    for name in (
+        "output_norm",
+        *(f"blk.{i}.{n}_norm" for i in range(layers) for n in ("attn", "ffn")),
+    ):
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def real(two_modes, tmp_path_factory):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(path, two_modes)
+    llama = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, seed=3, verbose=False)
+    yield llama
+    llama.close()
+
+
+SETTINGS = {
+    "greedy": {"temp": 0.0},
+    "drawn": {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    "nucleus": {"temp": 0.8, "repeat_penalty": 1.3, "presence_penalty": 0.5},
+    "mirostat": {"mirostat_mode": 2},
+}
+
+
+def biased(token, by=1e4):
+    def bias(ids, scores):
+        scores[token] += by
+        return scores
+
+    return bias
+
+
+@pytest.mark.slow
+def test_a_real_llama_cpp_passes_the_canary_and_fails_it_without_the_mask(real, two_modes, table):
+    def write(token, prompt, setting):
+        stream = guarded_tokens(real, table, prompt, logits_processor=[biased(token)], **setting)
+        return list(itertools.islice(stream, 6))
+
+    def without(token, prompt, setting):
+        stream = real.generate(prompt, logits_processor=[biased(token)], **setting)
+        return list(itertools.islice(stream, 6))
+
+    prefix = [two_modes.end_id]
+    report = check_engine(write, table, settings=SETTINGS, prefix=prefix, control=without)
+    assert report.runs == 5 * len(SETTINGS)
+    with pytest.raises(GuardError, match="a denied id came out"):
+        check_engine(without, table, settings=SETTINGS, prefix=prefix)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_real_llama_cpp_writes_only_what_is_allowed(real, two_modes, table, prompt, setting):
+    """It wants tags, allowed or not: the mask keeps to the policy, so the gate never fires."""
+
+    def wish(ids, scores):
+        scores[list(two_modes.tag_ids.values())] += 8
+        return scores
+
+    tags = 0
+    for first in range(10):
+        start = [*prompt, first]
+        stream = guarded_tokens(real, table, start, logits_processor=[wish], **SETTINGS[setting])
+        ids = list(itertools.islice(stream, 100))
+        for at, token in enumerate(ids):
+            assert expected(table, None, start, ids[:at])[token]
+        tags += len(set(ids) & set(two_modes.tag_ids.values()))
+    assert tags > 5
+
+
+@pytest.mark.slow
+def test_what_the_mask_raises_is_lost_in_a_real_llama_cpp(real, prompt):
+    """Why the mask here never raises: llama.cpp goes on with the logits as they were."""
+
+    def broken(ids, scores):
+        scores[7] += 1e4
+        raise ValueError("lost")
+
+    stream = real.generate(prompt, logits_processor=[broken], temp=0.0)
+    with pytest.warns(pytest.PytestUnraisableExceptionWarning, match="lost"):
+        token = next(stream)
+    assert token == 7
