@@ -455,3 +455,21 @@ def test_parameters_are_judged_by_the_table_that_is_given(two_modes):
     check_params(table, params("stay"))
     with pytest.raises(GuardError, match="this server allows stay"):
         check_params(table, params("lock ai"))
+
+
+def test_vllms_interfaces_are_as_they_are_recorded_here():
+    """Run it where vLLM is installed: names and orders are what the plug-in reads."""
+    first = pytest.importorskip("vllm.v1.sample.logits_processor")
+    second = pytest.importorskip("vllm.v1.worker.gpu.sample.logits_processor.interface")
+    assert issubclass(ModeGuard, first.LogitsProcessor)
+    assert issubclass(ModeGuard, second.LogitsProcessor)
+    assert not ModeGuard.__abstractmethods__
+    assert [way.name for way in first.MoveDirectionality] == [way.name for way in Way]
+    assert list(first.BatchUpdate.__annotations__) == list(Update._fields)
+    rows = {"expanded_idx_mapping", "expanded_local_pos", "input_ids", "pos"}
+    assert rows <= set(second.LogitsContext.__annotations__)
+    requests = {"all_token_ids", "prompt_len", "total_len"}
+    assert requests <= set(second.LogitsProcRequestState.__annotations__)
+    for base in (first.LogitsProcessor, second.LogitsProcessor):
+        for name in vars(base):
+            assert name in vars(ModeGuard) or name.startswith("_")
