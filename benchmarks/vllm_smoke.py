@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +92,13 @@ def denied(table: Table, prompt: Sequence[int], ids: Sequence[int]) -> bool:
 
 def in_process(folder: Path, guarded: bool) -> dict[str, Any]:
     """Return what one engine did: canary, a crowd of biased requests, and what it refuses."""
-    from vllm import SamplingParams
+    from vllm import SamplingParams, __version__
 
     vocabulary = load_vocabulary(folder)
     table = policies_from(POLICY, vocabulary)
     llm = engine(folder)
-    found: dict[str, Any] = {
-        "v2": bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
-    }
+    v2 = bool(getattr(llm.llm_engine.vllm_config, "use_v2_model_runner", False))
+    found: dict[str, Any] = {"v2": v2, "vllm": __version__}
 
     def params(bias: dict[int, float], setting: dict[str, Any]) -> Any:
         return SamplingParams(
@@ -216,7 +214,7 @@ def main() -> None:
             wall_s=time.perf_counter() - start,
             rows=rows,
             checks=checks,
-            extra={"vllm": version("vllm"), "v2_model_runner": guarded["v2"]},
+            extra={"vllm": guarded["vllm"], "v2_model_runner": guarded["v2"]},
         )
 
 

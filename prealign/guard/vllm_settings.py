@@ -146,6 +146,12 @@ def check_params(table: Table, params: Any) -> None:
             raise GuardError(
                 f"{name}: has id {found[0]} ({table.label(found[0])}), which is the guard's"
             )
+    step = getattr(params, "max_tokens", None) == 1 and not getattr(params, "detokenize", True)
+    if step and (getattr(params, "logprobs", None) or 0) >= 2:
+        raise GuardError(
+            f"max_tokens=1, logprobs={params.logprobs}, detokenize=False: refused: this is how vLLM"
+            " asks for a step of beam search, which reads what it wrote as a prompt"
+        )
     if getattr(params, "prompt_logprobs", None):
         raise GuardError(
             f"prompt_logprobs={params.prompt_logprobs}: refused: they are from before the guard; "

@@ -323,6 +323,16 @@ def test_requests_that_pass_the_guard_by_are_refused(guarded, two_modes, field, 
         ModeGuard.validate_params(params(**{field: value}))
 
 
+def test_a_step_of_beam_search_is_known_by_its_look(guarded):
+    """vLLM turns a beam search into requests for one id each, of ids that it wrote itself."""
+    guarded()
+    beam = {"max_tokens": 1, "logprobs": 4, "detokenize": False}
+    with pytest.raises(ValueError, match="a step of beam search"):
+        ModeGuard.validate_params(params(**beam))
+    for change in ({"max_tokens": 2}, {"logprobs": None}, {"detokenize": True}):
+        ModeGuard.validate_params(params(**(beam | change)))
+
+
 def test_ordinary_requests_pass(guarded):
     guarded()
     ModeGuard.validate_params(
