@@ -35,14 +35,14 @@ def test_auroc_is_that_of_scikit_learn_and_of_all_pairs(items):
 def test_the_interval_covers_what_is_true_about_as_often_as_it_says():
     # Normal scores one apart: AUROC = Phi(1 / sqrt 2).
     true = 0.5 * (1 + math.erf(0.5))
-    labels = np.arange(200) % 2 == 1
+    labels = np.arange(80) % 2 == 1
     covered = 0
-    for seed in range(60):
-        scores = np.random.default_rng(seed).normal(size=200) + labels
+    for seed in range(40):
+        scores = np.random.default_rng(seed).normal(size=80) + labels
         found = auroc_interval(scores, labels, seed=seed)
         assert found.low < found.value < found.high
         covered += found.low <= true <= found.high
-    assert covered >= 51  # 95 % of 60 is 57; fewer than 51 has a chance below 1 %
+    assert covered >= 34  # 95 % of 40 is 38; fewer than 34 has a chance below 1 %
 
 
 def test_items_that_belong_together_are_drawn_together():
