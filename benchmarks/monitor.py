@@ -364,7 +364,8 @@ def add_written(
 def contrast(bench: Bench, models: dict[str, Any], seed: int) -> None:
     """Let the front model write under the good tag, guided more and more."""
     vocabulary, model = bench.vocabulary, models["front"]
-    settings = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=60)
+    # The policy denies the end of text, so the model is not asked for it in front of a tag.
+    settings = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=60, end_before_forced=False)
     guided: dict[str, Callable[[], Any]] = {
         f"contrast, alpha {alpha:g}": lambda alpha=alpha: between(
             model, vocabulary, toward="good", away="bad", alpha=alpha
