@@ -237,9 +237,9 @@ def line_scores(
     return scores
 
 
-def judge_detectors(bench: Bench, judged: dict[str, list[Any]]) -> dict[tuple[str, str], Any]:
-    """Write the rows of all detectors; return AUROC by target and arm."""
-    found: dict[tuple[str, str], Any] = {}
+def judge_detectors(bench: Bench, judged: dict[str, list[Any]]) -> dict[Any, Any]:
+    """Write the rows of all detectors; return AUROC by target and arm, alarms by their name."""
+    found: dict[Any, Any] = {}
     for target, items in judged.items():
         held = [one for one in items if not one["for_threshold"]]
         fixing = [one for one in items if one["for_threshold"]]
@@ -270,7 +270,7 @@ def judge_detectors(bench: Bench, judged: dict[str, list[Any]]) -> dict[tuple[st
             truth = np.repeat([1, 0], [sum(map(len, caught)), sum(map(len, false))])
             both = alarms(fired, truth, 0.5)  # each seed has its own threshold
             for name, share in (("detection", both.detection), ("false_alarm", both.false_alarm)):
-                found[target, arm, name] = share  # type: ignore[index]
+                found[target, arm, name] = share
                 bench.rows.append(
                     ResultRow(arm=arm, metric=f"{name}_{target}_line", unit="share",
                               **share._asdict())
