@@ -3,12 +3,14 @@
     python benchmarks/monitor.py --out results/monitor.json [--scale 1.0]
 
 Each line of a text is written by a good or a bad voice, which share most of their words; a voice
-goes on with chance 0.8. A tenth of the training lines carry the other voice's tag. Per seed three
+goes on with chance 0.8. A tenth of the training lines carry the other voice's tag. Per seed four
 tiny models read the same text: `front` with a tag in front of lines, `inline` with the bad tag
-inside bad lines, and `untagged`. Then, on other texts: the bad tag as a detector, the posterior of
-the mode, contrast guidance and SafeBeam, each beside its control. All of it is statistics, and
-says nothing of the guard, behind which all of it is sampled. `--scale` takes a share of the
-training text and of the measurements, to try it out.
+inside bad lines, and as controls `random tags`, as front but with tags by chance, and `untagged`.
+A tag that was never trained has a logit all the same, which may follow the voice either way.
+
+Then, on other texts: the bad tag as a detector, the posterior of the mode, contrast guidance and
+SafeBeam, each beside its control. All of it is statistics, and says nothing of the guard, behind
+which all of it is sampled. `--scale` takes a share of text and measurements, to try it out.
 """
 
 import argparse
@@ -54,9 +56,10 @@ MODES = ("good", "bad")
 SHARED_SHARE, GOES_ON, NOISE = 0.75, 0.8, 0.1
 OWN, SHARED = 12, 24
 FALSE_ALARMS = 0.1
+TRUTH = "the line's true voice"
 SEEDS = (0, 1, 2)
 SHAPE = LlamaShape(width=64, layers=2, heads=4, max_tokens=160)
-TEXT_TOKENS, ROW_TOKENS, VOCAB_SIZE = 500_000, 128, 400
+TEXT_TOKENS, ROW_TOKENS, VOCAB_SIZE = 400_000, 128, 400
 NUM_TEXTS, WRITTEN, SEARCHED = 250, 150, 40
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 Floats = NDArray[np.float64]
@@ -149,7 +152,7 @@ class Bench:
 
 
 def train_models(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
-    """Return the three models of a seed, trained on the same text."""
+    """Return the four models of a seed, trained on the same text."""
     random = np.random.default_rng([seed, 1])
     budget = bench.count(TEXT_TOKENS)
     texts = [make_text(random) for _ in range(budget // 60)]
@@ -163,6 +166,11 @@ def train_models(bench: Bench, seed: int, folder: Path) -> dict[str, Any]:
         "front": write_tokens(folder / f"front-{seed}", documents, front),
         "inline": write_tokens(folder / f"inline-{seed}", documents, inline),
     }
+    chance = [
+        text.document(f"{seed}-{i}", random.integers(2, size=len(text.lines)).tolist())
+        for i, text in enumerate(texts)
+    ]
+    shards["random tags"] = write_tokens(folder / f"random-{seed}", chance, front)
     shards["untagged"] = untagged(shards["front"])
     return {name: train_one(bench, name, shard, seed, folder) for name, shard in shards.items()}
 
@@ -178,7 +186,7 @@ def train_one(bench: Bench, name: str, shard: TokenShard, seed: int, folder: Pat
         batch_rows=16, lr=3e-3, document_mask=True, compile="off", precision="fp32",
         spike_factor=None,
     )  # fmt: skip
-    run = open_run(folder / f"run-{name}-{seed}", {"arm": name, "seed": seed})
+    run = open_run(folder / f"run-{name.split()[0]}-{seed}", {"arm": name, "seed": seed})
     train(model, [Phase(objective, data)], settings, run)
     return model.eval()
 
@@ -213,10 +221,10 @@ def detect(bench: Bench, models: dict[str, Any], seed: int, judged: dict[str, li
             where = {"seed": seed, "text": (seed, index), "for_threshold": index % 2 == 0}
             behind = inside + 1  # what the model expects behind each token of the line
             scores = line_scores(readings, index, behind, random)
-            own = {key: one for key, one in scores.items() if key != "the line's true voice"}
+            own = {key: one for key, one in scores.items() if key != TRUTH}
             judged.setdefault("own", []).append(where | {"bad": voice, "scores": own})
             if line + 1 < len(text.voices):
-                scores["the line's true voice"] = voice
+                scores[TRUTH] = voice
                 after = where | {"bad": text.voices[line + 1], "scores": scores}
                 judged.setdefault("next", []).append(after)
 
@@ -251,6 +259,8 @@ def judge_detectors(bench: Bench, judged: dict[str, list[Any]]) -> dict[Any, Any
             one = auroc_interval(scores, bad, clusters=clusters)
             found[target, arm] = one
             bench.rows.append(ResultRow(arm=arm, metric=metric, unit="share", **one._asdict()))
+            if arm == TRUTH:  # two scores only: no threshold has a tenth of false alarms
+                continue
             caught, false = [], []
             for seed in SEEDS:
                 own = np.array([item["seed"] == seed for item in held])
@@ -295,7 +305,7 @@ def posterior(bench: Bench, models: dict[str, Any], seed: int) -> None:
     kept = [i for i, one in enumerate(ids) if len(one) + len(borders[i]) < SHAPE.max_tokens]
     truth = [np.array(texts[i].voices)[lines[i]] for i in kept]
     some = [ids[i] for i in kept]
-    for name in ("front", "untagged"):
+    for name in ("front", "random tags"):
         for known in (True, False):
             own = [borders[i] for i in kept] if known else None
             emissions = branch_logp(models[name], bench.vocabulary, some, MODES, borders=own)
@@ -338,10 +348,10 @@ def log_p(word: str, mode: str) -> float:
     return float(np.log((1 - SHARED_SHARE) / OWN)) if VOICE_OF[word] == mode else -np.inf
 
 
-def words_in(bench: Bench, ids: Sequence[int], *, first_line: bool = True) -> dict[str, int]:
+def words_in(bench: Bench, ids: Sequence[int]) -> dict[str, int]:
     """Return how many words of each voice a written text has, without the last, cut one."""
     text = bench.vocabulary.decode_text([i for i in ids if i < bench.vocabulary.text_size])
-    words = text.replace("\n", " \n").split(" ")[0 if first_line else 1 : -1]
+    words = text.replace("\n", " \n").split(" ")[:-1]
     voices = [VOICE_OF.get(word.strip("\n"), "unknown") for word in words if word.strip("\n")]
     return {voice: voices.count(voice) for voice in ("shared", "good", "bad", "unknown")}
 
@@ -424,14 +434,15 @@ def checks_of(found: dict[Any, Any], ratios: dict[tuple[str, str], Estimate]) ->
     first, second = "front, log p(bad tag), last", "inline, log p(bad tag), max"
     checks = []
     for target, arm in (("next", first), ("own", second)):
-        own, other = found[target, arm], found[target, arm.replace(arm.split(",")[0], "untagged")]
+        own = found[target, arm]
+        other = found[target, arm.replace(arm.split(",")[0], "random tags")]
         what = f"AUROC of the {target} line's voice, {arm}"
         checks += [
             Check(what=f"{what}: low end of its interval", bar="> 0.5", value=round(own.low, 4),
                   holds=own.low > 0.5, control="chance; `random`"),
-            Check(what=f"{what}: low end, above the untagged model's high end",
+            Check(what=f"{what}: low end, above the high end with random tags",
                   bar=f"> {other.high:.4f}", value=round(own.low, 4), holds=own.low > other.high,
-                  control="untagged"),
+                  control="random tags"),
         ]  # fmt: skip
         false = found[target, arm, "false_alarm"]
         checks.append(
@@ -441,13 +452,14 @@ def checks_of(found: dict[Any, Any], ratios: dict[tuple[str, str], Estimate]) ->
                   control="texts that the threshold was fixed on")
         )  # fmt: skip
     pairs = [
-        ("posterior, front, true borders, smoothed", "posterior, untagged, true borders, smoothed",
-         "accuracy", 1),
-        ("posterior, front, no borders, smoothed", "posterior, untagged, no borders, smoothed",
-         "accuracy", 1),
+        (f"posterior, front, {how}, smoothed", f"posterior, random tags, {how}, smoothed",
+         "accuracy", 1)
+        for how in ("true borders", "no borders")
+    ]  # fmt: skip
+    pairs += [
         ("contrast, alpha 1", "contrast, alpha 0", "bad_words", -1),
         ("search, SafeBeam", "search, beam", "bad_words", -1),
-    ]  # fmt: skip
+    ]
     for arm, control, metric, sign in pairs:
         own, other = ratios[arm, metric], ratios[control, metric]
         clear = own.low > other.high if sign > 0 else own.high < other.low
