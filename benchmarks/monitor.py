@@ -16,18 +16,20 @@ which all of it is sampled. `--scale` takes a share of text and measurements, to
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from voices import GOES_ON, MODES, VOICE_OF, Text, log_p, make_text, noisy
 
-from prealign.evals.detect import alarms, auroc, auroc_interval, pooled, threshold_for
+from prealign.evals.detect import Alarms, alarms, auroc, auroc_interval, pooled, threshold_for
 from prealign.evals.monitor import Reading, read_texts
-from prealign.evals.posterior import branch_logp, chain_of, mode_posterior
+from prealign.evals.posterior import Chain, branch_logp, chain_of, mode_posterior
 from prealign.evals.stats import Estimate, ratio_interval
 from prealign.guard.gate import Guard
 from prealign.guard.policy import reemit, stay
@@ -38,7 +40,6 @@ from prealign.models.safebeam import SafeBeam
 from prealign.models.sample import Sampling, sample
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.runs import Check, ResultRow, open_run, write_results
-from prealign.text.document import Document, Span
 from prealign.text.scheme import GOOD_BAD
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
@@ -52,67 +53,14 @@ QUESTION = (
     "Do a tag's probability, the posterior of the mode, contrast guidance and SafeBeam tell a bad "
     "voice from a good one, and steer away from it?"
 )
-MODES = ("good", "bad")
-SHARED_SHARE, GOES_ON, NOISE = 0.75, 0.8, 0.1
-OWN, SHARED = 12, 24
 FALSE_ALARMS = 0.1
 TRUTH = "the line's true voice"
 SEEDS = (0, 1, 2)
-SHAPE = LlamaShape(width=64, layers=2, heads=4, max_tokens=160)
+SHAPE = LlamaShape(width=64, layers=2, heads=4, max_tokens=192)
 TEXT_TOKENS, ROW_TOKENS, VOCAB_SIZE = 400_000, 128, 400
 NUM_TEXTS, WRITTEN, SEARCHED = 250, 150, 40
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 Floats = NDArray[np.float64]
-
-
-def words_of(first: int, count: int) -> list[str]:
-    """Return made-up words, all different."""
-    parts = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
-    return [
-        parts[i % 60] + parts[(7 * i + 11) % 60] + "nlrst"[i % 5]
-        for i in range(first, first + count)
-    ]
-
-
-WORDS = {"shared": words_of(0, SHARED), "good": words_of(24, OWN), "bad": words_of(36, OWN)}
-VOICE_OF = {word: voice for voice, words in WORDS.items() for word in words}
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text whose voices are known."""
-
-    lines: tuple[str, ...]
-    voices: tuple[int, ...]
-    """Per line: 0 good, 1 bad."""
-
-    def document(self, name: str, labels: Sequence[int]) -> Document:
-        """Return the text with these labels as the modes of its lines."""
-        ends = np.cumsum([0, *map(len, self.lines)]).tolist()
-        spans = [
-            Span(a, b, MODES[label])
-            for a, b, label in zip(ends[:-1], ends[1:], labels, strict=True)
-        ]
-        return Document(name, "".join(self.lines), tuple(spans))
-
-
-def make_text(random: np.random.Generator) -> Text:
-    """Return a text of 8 to 14 lines of 5 to 8 words."""
-    voice, lines, voices = int(random.integers(2)), [], []
-    for _ in range(int(random.integers(8, 15))):
-        words = [
-            str(random.choice(WORDS["shared" if random.random() < SHARED_SHARE else MODES[voice]]))
-            for _ in range(int(random.integers(5, 9)))
-        ]
-        lines.append(" ".join(words) + "\n")
-        voices.append(voice)
-        voice = voice if random.random() < GOES_ON else 1 - voice
-    return Text(tuple(lines), tuple(voices))
-
-
-def noisy(voices: Sequence[int], random: np.random.Generator) -> list[int]:
-    """Return labels of which some are wrong."""
-    return [voice ^ int(random.random() < NOISE) for voice in voices]
 
 
 @dataclass
@@ -239,9 +187,8 @@ def line_scores(
         for how in ("max", "mean", "last"):
             scores[f"{name}, log p(bad tag), {how}"] = pooled(log_bad_L, how)
         if name != "inline":
-            scores[f"{name}, log odds of bad to good tag, last"] = float(
-                log_bad_L[-1] - log_good_L[-1]
-            )
+            odds = float(log_bad_L[-1] - log_good_L[-1])
+            scores[f"{name}, log odds of bad to good tag, last"] = odds
     return scores
 
 
@@ -261,31 +208,36 @@ def judge_detectors(bench: Bench, judged: dict[str, list[Any]]) -> dict[Any, Any
             bench.rows.append(ResultRow(arm=arm, metric=metric, unit="share", **one._asdict()))
             if arm == TRUTH:  # two scores only: no threshold has a tenth of false alarms
                 continue
-            caught, false = [], []
-            for seed in SEEDS:
-                own = np.array([item["seed"] == seed for item in held])
-                bench.rows.append(
-                    ResultRow(arm=arm, metric=metric, unit="share", seed=seed,
-                              value=auroc(scores[own], bad[own]), n=int(own.sum()))
-                )  # fmt: skip
-                apart = [item for item in fixing if item["seed"] == seed]
-                threshold = threshold_for(
-                    [item["scores"][arm] for item in apart], [item["bad"] for item in apart],
-                    false_alarm_share=FALSE_ALARMS,
-                )  # fmt: skip
-                fires = scores[own] > threshold
-                caught.append(fires[bad[own] == 1])
-                false.append(fires[bad[own] == 0])
-            fired = np.concatenate([*caught, *false]).astype(float)
-            truth = np.repeat([1, 0], [sum(map(len, caught)), sum(map(len, false))])
-            both = alarms(fired, truth, 0.5)  # each seed has its own threshold
+            both = judge_alarms(bench, held, fixing, arm, metric)
             for name, share in (("detection", both.detection), ("false_alarm", both.false_alarm)):
                 found[target, arm, name] = share
+                metric = f"{name}_{target}_line"
                 bench.rows.append(
-                    ResultRow(arm=arm, metric=f"{name}_{target}_line", unit="share",
-                              **share._asdict())
-                )  # fmt: skip
+                    ResultRow(arm=arm, metric=metric, unit="share", **share._asdict())
+                )
     return found
+
+
+def judge_alarms(bench: Bench, held: list[Any], fixing: list[Any], arm: str, metric: str) -> Alarms:
+    """Return the alarms at each seed's own threshold; write the AUROC of each seed."""
+    caught, false = [], []
+    for seed in SEEDS:
+        items = [item for item in held if item["seed"] == seed]
+        apart = [item for item in fixing if item["seed"] == seed]
+        (scores, bad), (others, theirs) = (
+            (np.array([one["scores"][arm] for one in some]), np.array([one["bad"] for one in some]))
+            for some in (items, apart)
+        )
+        value = auroc(scores, bad)
+        bench.rows.append(
+            ResultRow(arm=arm, metric=metric, unit="share", seed=seed, value=value, n=len(items))
+        )
+        fires = scores > threshold_for(others, theirs, false_alarm_share=FALSE_ALARMS)
+        caught.append(fires[bad == 1])
+        false.append(fires[bad == 0])
+    fired = np.concatenate([*caught, *false]).astype(float)
+    truth = np.repeat([1, 0], [sum(map(len, caught)), sum(map(len, false))])
+    return alarms(fired, truth, 0.5)
 
 
 def posterior(bench: Bench, models: dict[str, Any], seed: int) -> None:
@@ -302,13 +254,11 @@ def posterior(bench: Bench, models: dict[str, Any], seed: int) -> None:
     )
     ids, lines = encoded(bench, texts)
     borders = [borders_of(line_L) for line_L in lines]
-    kept = [i for i, one in enumerate(ids) if len(one) + len(borders[i]) < SHAPE.max_tokens]
-    truth = [np.array(texts[i].voices)[lines[i]] for i in kept]
-    some = [ids[i] for i in kept]
+    truth = [np.array(text.voices)[line_L] for text, line_L in zip(texts, lines, strict=True)]
     for name in ("front", "random tags"):
         for known in (True, False):
-            own = [borders[i] for i in kept] if known else None
-            emissions = branch_logp(models[name], bench.vocabulary, some, MODES, borders=own)
+            own = borders if known else None
+            emissions = branch_logp(models[name], bench.vocabulary, ids, MODES, borders=own)
             chain = line_chain if known else token_chain
             arm = f"{name}, {'true borders' if known else 'no borders'}"
             right: dict[str, list[int]] = {"filtered": [], "smoothed": []}
@@ -320,7 +270,7 @@ def posterior(bench: Bench, models: dict[str, Any], seed: int) -> None:
             for how, hits in right.items():
                 bench.add(f"posterior, {arm}, {how}", "accuracy", "share of tokens", seed,
                           (hits, [len(one) for one in truth]))  # fmt: skip
-    ceiling(bench, [texts[i] for i in kept], truth, [lines[i] for i in kept], seed)
+    ceiling(bench, texts, truth, lines, seed)
 
 
 def ceiling(
@@ -334,18 +284,11 @@ def ceiling(
             [[sum(log_p(word, mode) for word in line.split()) for mode in MODES]
              for line in text.lines]
         )  # fmt: skip
-        chain = chain_of([[0]], 2)._replace(start_M=np.array([0.5, 0.5]), move_MM=move)
+        chain = Chain(np.array([0.5, 0.5]), move)
         found = mode_posterior(emission_SM, chain).smoothed_LM.argmax(axis=1)
         hits.append(int((found[line_L] == true_L).sum()))
     bench.add("posterior, the world's own probabilities, true borders, smoothed", "accuracy",
               "share of tokens", seed, (hits, [len(one) for one in truth]))  # fmt: skip
-
-
-def log_p(word: str, mode: str) -> float:
-    """Return log p of a word in a voice."""
-    if VOICE_OF[word] == "shared":
-        return float(np.log(SHARED_SHARE / SHARED))
-    return float(np.log((1 - SHARED_SHARE) / OWN)) if VOICE_OF[word] == mode else -np.inf
 
 
 def words_in(bench: Bench, ids: Sequence[int]) -> dict[str, int]:
@@ -376,21 +319,16 @@ def contrast(bench: Bench, models: dict[str, Any], seed: int) -> None:
     vocabulary, model = bench.vocabulary, models["front"]
     # The policy denies the end of text, so the model is not asked for it in front of a tag.
     settings = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=60, end_before_forced=False)
-    guided: dict[str, Callable[[], Any]] = {
-        f"contrast, alpha {alpha:g}": lambda alpha=alpha: between(
-            model, vocabulary, toward="good", away="bad", alpha=alpha
-        )
-        for alpha in ALPHAS
-    }
-    guided["classifier-free, scale 2"] = lambda: classifier_free(
-        model, vocabulary, mode="good", scale=2.0
-    )
+    toward = partial(between, model, vocabulary, toward="good", away="bad")
+    guided = {f"contrast, alpha {alpha:g}": toward(alpha=alpha) for alpha in ALPHAS}
+    free = classifier_free(model, vocabulary, mode="good", scale=2.0)
+    guided["classifier-free, scale 2"] = free
     prompt = [vocabulary.end_id, vocabulary.open_id("good")]
     guard = Guard(table_of(vocabulary, stay(vocabulary.scheme, may_end=False)))
     count = bench.count(WRITTEN)
-    for arm, make in guided.items():
+    for arm, steered in guided.items():
         found = sample(
-            make(), [prompt] * count, settings, seeds=range(count), vocabulary=vocabulary,
+            steered, [prompt] * count, settings, seeds=range(count), vocabulary=vocabulary,
             guard=guard, force=reemit(vocabulary, "good"),
         )  # fmt: skip
         readings = read_texts(model, [[*prompt, *one.ids] for one in found], [])
