@@ -122,6 +122,22 @@ def test_sampling_with_caches_equals_reading_both_branches_anew(model, vocabular
     assert wrote > 30
 
 
+def test_behind_a_dropped_id_stand_the_logits_of_the_id_before(model, vocabulary):
+    model.eval()
+    end, good = vocabulary.end_id, vocabulary.open_id("good")
+    ids = torch.tensor([[end, good, 5, good, 7, good]])
+    only_b = classifier_free(model, vocabulary, mode="good", scale=0)
+    with torch.inference_mode():
+        expected = model(torch.tensor([[end, 5, 7]])).logits[:, [0, 0, 1, 1, 2, 2]]
+        torch.testing.assert_close(only_b(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        cache = make_cache(model.config)
+        steps = [
+            only_b(ids[:, at : at + 1], past_key_values=cache, logits_to_keep=1).logits
+            for at in range(6)
+        ]
+    torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_branch_that_is_the_same_changes_nothing(model, vocabulary):
     prompts = prompts_of(vocabulary, [0, 5, 8])
     good = vocabulary.open_id("good")
