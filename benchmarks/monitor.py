@@ -302,14 +302,12 @@ def words_in(bench: Bench, ids: Sequence[int]) -> dict[str, int]:
 def add_written(
     bench: Bench, arm: str, seed: int, texts: Sequence[Sequence[int]], logp: list[Floats]
 ) -> None:
-    """Keep what was written: its share of bad and unknown words, and its log-likelihood."""
+    """Keep what was written: its share of bad, good and unknown words, and its log-likelihood."""
     counts = [words_in(bench, ids) for ids in texts]
-    own = [one["good"] + one["bad"] for one in counts]
     whole = [sum(one.values()) for one in counts]
-    bench.add(arm, "bad_words", "share of words of one voice", seed,
-              ([one["bad"] for one in counts], own))  # fmt: skip
-    bench.add(arm, "unknown_words", "share of words", seed,
-              ([one["unknown"] for one in counts], whole))  # fmt: skip
+    for voice in ("bad", "good", "unknown"):  # the others are shared words
+        bench.add(arm, f"{voice}_words", "share of words", seed,
+                  ([one[voice] for one in counts], whole))  # fmt: skip
     bench.add(arm, "logp", "nats per token", seed,
               ([float(one.sum()) for one in logp], [len(one) for one in logp]))  # fmt: skip
 
