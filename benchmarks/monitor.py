@@ -87,11 +87,12 @@ class Bench:
             tops = np.concatenate([np.asarray(data[0], dtype=float) for _, data in parts])
             bottoms = np.concatenate([np.asarray(data[1], dtype=float) for _, data in parts])
             if not bottoms.sum():
-                raise SystemExit(f"{arm}: {metric}: nothing to count; use a larger --scale")
+                print(f"{arm}: {metric}: nothing to count")
+                continue
             one = ratio_interval(tops, bottoms)
             found[arm, metric] = one
             self.rows.append(ResultRow(arm=arm, metric=metric, unit=unit, **one._asdict()))
-            for seed, data in parts:
+            for seed, data in (part for part in parts if np.sum(part[1][1])):
                 value = float(np.sum(data[0]) / np.sum(data[1]))
                 self.rows.append(
                     ResultRow(arm=arm, metric=metric, unit=unit, value=value, seed=seed)
@@ -397,10 +398,14 @@ def checks_of(found: dict[Any, Any], ratios: dict[tuple[str, str], Estimate]) ->
         ("search, SafeBeam", "search, beam", "bad_words", -1),
     ]
     for arm, control, metric, sign in pairs:
+        what = f"{metric}, {arm}: intervals do not touch"
+        if (arm, metric) not in ratios or (control, metric) not in ratios:
+            checks.append(Check(what=what, bar="", value=None, holds=False, control=control))
+            continue
         own, other = ratios[arm, metric], ratios[control, metric]
         clear = own.low > other.high if sign > 0 else own.high < other.low
         checks.append(
-            Check(what=f"{metric}, {arm}: intervals do not touch",
+            Check(what=what,
                   bar=f"{'above' if sign > 0 else 'below'} {other.value:.4f}",
                   value=round(own.value, 4), holds=clear, control=control)
         )  # fmt: skip
