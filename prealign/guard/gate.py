@@ -129,7 +129,7 @@ class Guard:
         ids = ids_B.cpu().numpy() if isinstance(ids_B, Tensor) else np.asarray(ids_B)
         states = np.asarray(states_B, dtype=np.int64)
         self.gate_calls += 1
-        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        if ids.size and ids.dtype.kind not in "iu":
             self._refuse(f"ids of type {ids.dtype}: expected integers")
         if ids.shape != states.shape or ids.ndim != 1:
             self._refuse(f"ids of shape {ids.shape} for states of shape {states.shape}")
@@ -270,7 +270,8 @@ def _deny(logits_BV: Tensor, rows: slice | list[int], row: _Row) -> None:
     """Write -inf on what a group of rows may not write, in place."""
     if logits_BV.device.type == "cpu":
         # NumPy's indexing costs a fraction of what dispatching to torch does.
-        _deny_numpy(logits_BV.detach().numpy(), rows, row)
+        own_BV = logits_BV.detach() if logits_BV.requires_grad else logits_BV
+        _deny_numpy(own_BV.numpy(), rows, row)
         return
     ids = torch.from_numpy(row.denied if row.kept is None else row.kept).to(logits_BV.device)
     if row.kept is None and isinstance(rows, slice):
