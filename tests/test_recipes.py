@@ -21,11 +21,12 @@ TINIER = [
     ("recipe", "more", "conditions"),
     [
         ("first_steps", ["share=0.05", "samples=4", "vocab_size=512"], 4),
-        (
+        pytest.param(
             "pep8",
             ["corpus.share=0.08", "corpus.vocab_size=512", "measuring.samples=4",
              "measuring.sampling.max_text_tokens=24", "corpus.heldout_share=0.3"],
             10,
+            marks=pytest.mark.slow,  # the comparison is that of phf
         ),
         (
             "phf",
