@@ -77,12 +77,18 @@ class DeviceGuard:
             by_model_B: Whether the model chose it, and not the harness; None: all of them.
 
         Raises:
-            GuardError: There is not one id per state.
+            GuardError: There is not one id, and one bool of `by_model_B`, for each state.
         """
         if ids_B.shape != states_B.shape or ids_B.ndim != 1:
             raise GuardError(
                 f"ids of shape {tuple(ids_B.shape)} for states of shape {tuple(states_B.shape)} "
                 f"(guard {self.table.fingerprint})"
+            )
+        if by_model_B is not None and by_model_B.shape != ids_B.shape:
+            # Torch would spread a single False over all rows, and call them all the harness's.
+            raise GuardError(
+                f"by_model_B of shape {tuple(by_model_B.shape)} for ids of shape "
+                f"{tuple(ids_B.shape)} (guard {self.table.fingerprint})"
             )
         live_B = (states_B >= 0) & (ids_B >= 0) & (ids_B < self.table.ids.size)
         column_B = self._column_V[torch.where(live_B, ids_B, 0)]

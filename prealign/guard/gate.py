@@ -124,7 +124,8 @@ class Guard:
                 harness may write any tag that can stand there.
 
         Raises:
-            GuardError: An id may not be written in its state, or is none of the vocabulary.
+            GuardError: An id may not be written in its state, or is none of the vocabulary; or
+                there is not one id, and one bool of `by_model_B`, for each state.
         """
         ids = ids_B.cpu().numpy() if isinstance(ids_B, Tensor) else np.asarray(ids_B)
         states = np.asarray(states_B, dtype=np.int64)
@@ -133,6 +134,12 @@ class Guard:
             self._refuse(f"ids of type {ids.dtype}: expected integers")
         if ids.shape != states.shape or ids.ndim != 1:
             self._refuse(f"ids of shape {ids.shape} for states of shape {states.shape}")
+        if by_model_B is not None and (by_model_B.shape != ids.shape or by_model_B.dtype != bool):
+            # NumPy would spread a single False over all rows, and call them all the harness's.
+            self._refuse(
+                f"by_model_B of shape {by_model_B.shape}, {by_model_B.dtype}: expected a bool for "
+                f"each of {ids.size} ids"
+            )
         self.gate_ids += ids.size if by_model_B is None else int(by_model_B.sum())
         if ids.size > FEW:
             return self._commit_many(states, ids, by_model_B)

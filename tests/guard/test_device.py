@@ -77,6 +77,12 @@ def test_ids_and_states_must_be_as_many(guard, ids):
         guard.step(states([259], [259]), torch.tensor(ids))
 
 
+@pytest.mark.parametrize("own", [[False], False, [[False], [False]]])
+def test_a_word_on_one_row_is_none_on_all(guard, own):
+    with pytest.raises(GuardError, match=r"by_model_B of shape .* for ids of shape \(2,\)"):
+        guard.step(states([259], [259]), torch.tensor([260, 260]), torch.tensor(own))
+
+
 def test_nothing_is_copied_to_the_host(guard):
     """Tensors on the meta device have no values: an operation that needed one would raise."""
     away = DeviceGuard(LIMITED, "cpu")

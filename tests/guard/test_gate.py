@@ -163,6 +163,15 @@ def test_ids_and_states_must_be_as_many():
         Guard(TINY).commit([0] * 3, [0, 2])
 
 
+@pytest.mark.parametrize("rows", [3, 40])
+@pytest.mark.parametrize("own", [[False], [[False]], [0], False])
+def test_a_word_on_one_row_is_none_on_all(rows, own):
+    guard = Guard(TINY)
+    with pytest.raises(GuardError, match=rf"expected a bool for each of {rows} ids"):
+        guard.commit([0] * rows, [1] * rows, np.array(own))
+    assert guard.commit([0], [1], np.array([False])).size == 1
+
+
 def test_the_gate_decides_for_every_id_as_the_table_does():
     for token in range(4):
         guard = Guard(TINY)
