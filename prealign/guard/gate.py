@@ -124,8 +124,9 @@ class Guard:
                 harness may write any tag that can stand there.
 
         Raises:
-            GuardError: An id may not be written in its state, or is none of the vocabulary; or
-                there is not one id, and one bool of `by_model_B`, for each state.
+            GuardError: An id may not be written in its state, or is none of the vocabulary; a
+                state is none of the table's, such as that of a row that was refused; or there is
+                not one id, and one bool of `by_model_B`, for each state.
         """
         ids = ids_B.cpu().numpy() if isinstance(ids_B, Tensor) else np.asarray(ids_B)
         states = np.asarray(states_B, dtype=np.int64)
@@ -190,6 +191,8 @@ class Guard:
     def _behind(self, row: int, state: int, token: int, by_model: bool) -> int:
         """Return the state behind one id."""
         q = state & STATE_MASK
+        if state < 0 or q >= len(self._next):
+            self._refuse(f"row {row}: state {state} is none of this table")
         column = self._special.get(token, TEXT)
         behind = self._next[q][column]
         fine = behind != BAN and (self._may[q][column] or not by_model)
@@ -207,12 +210,16 @@ class Guard:
     ) -> Ints:
         """Return the states behind many ids: what `_behind` says of each."""
         table = self.table
+        q_B = states_B & STATE_MASK
+        unknown_B = (states_B < 0) | (q_B >= table.states)
+        if unknown_B.any():
+            row = int(unknown_B.argmax())
+            self._refuse(f"row {row}: state {states_B[row]} is none of this table")
         foreign_B = (ids_B < 0) | (ids_B >= table.ids.size)
         if foreign_B.any():
             row = int(foreign_B.argmax())
             self._refuse_id(row, int(ids_B[row]), int(states_B[row]))
         column_B = table.column_of[ids_B]
-        q_B = states_B & STATE_MASK
         behind_B: Ints = table.next[q_B, column_B].astype(np.int64)
         may_B = table.may[q_B, column_B]
         if table.counts:

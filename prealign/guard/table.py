@@ -107,16 +107,22 @@ class Table:
 
     def path(self, state: int) -> Path:
         """Return what is open in a state."""
-        return self.nesting.paths[state_of(state) % len(self.nesting.paths)]
+        return self.nesting.paths[self._row(state) % len(self.nesting.paths)]
 
     def policy(self, state: int) -> Policy:
         """Return the policy that a state is of."""
-        return self.policies[state_of(state) // len(self.nesting.paths)]
+        return self.policies[self._row(state) // len(self.nesting.paths)]
 
     def switch(self, state: int, policy: str | int) -> int:
-        """Return the state of another policy with the same modes open, and as much text there."""
-        paths = len(self.nesting.paths)
-        return state - state_of(state) + self._index(policy) * paths + state_of(state) % paths
+        """Return the state of another policy with the same modes open, and as much text there.
+
+        Raises:
+            GuardError: The state is none of this table: that of a refused or doubtful row, which
+                no policy makes good again, or one with literals beside (`GuardWithLiterals`).
+            ConfigError: There is no such policy.
+        """
+        row, paths = self._row(state), len(self.nesting.paths)
+        return with_run(self._index(policy) * paths + row % paths, run_of(state))
 
     def opening(self, policy: str | int = 0) -> tuple[int, ...]:
         """Return the ids of the tags that the harness writes at the start of a policy."""
@@ -139,8 +145,9 @@ class Table:
 
         Raises:
             GuardError: An id is none of the vocabulary or nobody's to write, or a tag stands where
-                the nesting forbids it.
+                the nesting forbids it; or the state is none of this table.
         """
+        q = self._row(state)
         array = np.asarray(ids, dtype=np.int64)
         if not array.size:
             return state
@@ -151,7 +158,6 @@ class Table:
             )
         columns = self.column_of[array]
         special = np.flatnonzero(columns)
-        q = state_of(state)
         for at in special.tolist():
             behind = int(self.next[q, columns[at]])
             if behind == BAN:
@@ -187,6 +193,20 @@ class Table:
             may[TEXT] = False
         fine: NDArray[np.bool_] = may[self.column_of]
         return fine
+
+    def _row(self, state: int) -> int:
+        """Return the row that a state stands for.
+
+        Raises:
+            GuardError: There is no such row.
+        """
+        row = state_of(state)
+        if state < 0 or row >= self.states:
+            raise GuardError(
+                f"state {state} is none of the {self.states} of table {self.fingerprint}; a row "
+                "that was refused stays so"
+            )
+        return row
 
     def _index(self, policy: str | int) -> int:
         if isinstance(policy, int) and 0 <= policy < len(self.policies):

@@ -172,6 +172,16 @@ def test_a_word_on_one_row_is_none_on_all(rows, own):
     assert guard.commit([0], [1], np.array([False])).size == 1
 
 
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("state", [-1, -(1 << 32), 3, 1 << 31])
+def test_nothing_passes_in_a_state_that_is_none_of_the_table(rows, state):
+    """-1 is a row that was refused, and -(1 << 32) has the bits of a row that there is."""
+    guard = Guard(TINY)
+    with pytest.raises(GuardError, match=f"row 0: state {state} is none of this table"):
+        guard.commit([state] * rows, [0] * rows)
+    assert guard.fired == 1
+
+
 def test_the_gate_decides_for_every_id_as_the_table_does():
     for token in range(4):
         guard = Guard(TINY)

@@ -196,3 +196,11 @@ def test_a_ban_over_other_ids_is_refused(two):
         tokens = (*two.token_texts, b"x")[: two.text_size + size]
         with pytest.raises(ConfigError, match="text ids"):
             GuardWithLiterals(guard, LiteralBan(tokens, ("<ai>",)))
+
+
+def test_a_switch_of_policy_does_not_forget_what_was_spelled(two):
+    both = guarded(two, lock(TWO_MODES, "ai"), stay(TWO_MODES))
+    state = both.scan([*both.table.opening(), *two.encode_text("<a")])
+    assert both.ban.scan(two.encode_text("<a")) != 0
+    with pytest.raises(GuardError, match="is none of the 8 of table"):
+        both.table.switch(state, "stay")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prealign.errors import ConfigError
+from prealign.errors import ConfigError, GuardError
 from prealign.guard.nesting import TOP, Nesting, nesting_of
 from prealign.guard.policy import (
     POLICIES,
@@ -105,6 +105,16 @@ def test_the_harness_switches_policies_in_the_middle_of_a_text(two):
     assert table.switch(other, "lock ai") == quoting
     with pytest.raises(ConfigError, match="there is no policy 'free' here; allowed: lock ai, lock"):
         table.switch(other, "free")
+
+
+@pytest.mark.parametrize("state", [-1, -2, -(1 << 32) + 2, 8, 1 << 31, (3 << 32) + 8])
+def test_a_state_that_is_none_of_the_table_says_nothing(two, state):
+    table = table_of(two, lock(TWO_MODES, "ai"), stay(TWO_MODES))
+    assert table.states == 8
+    for ask in (table.path, table.policy, table.closing, lambda s: table.switch(s, "stay"),
+                lambda s: table.scan([], s), lambda s: table.scan([1], s)):  # fmt: skip
+        with pytest.raises(GuardError, match=rf"state {state} is none of the 8 of table"):
+            ask(state)
 
 
 def test_fingerprints_change_with_rights_and_ids_and_nothing_else(vocabulary, two):
