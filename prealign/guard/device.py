@@ -53,8 +53,10 @@ class DeviceGuard:
             states_B: int64, on the same device. A row that was refused may write nothing.
 
         Raises:
-            GuardError: The logits have another width or type, or not one row per state.
+            GuardError: The logits have another width or type, or not one row per state; or the
+                states are not int64.
         """
+        self._check_int64("states", states_B)
         size = self.table.ids.size
         if logits_BV.shape != (len(states_B), size) or logits_BV.dtype != torch.float32:
             raise GuardError(
@@ -77,8 +79,11 @@ class DeviceGuard:
             by_model_B: Whether the model chose it, and not the harness; None: all of them.
 
         Raises:
-            GuardError: There is not one id, and one bool of `by_model_B`, for each state.
+            GuardError: There is not one id, and one bool of `by_model_B`, for each state; or
+                states or ids are not int64.
         """
+        self._check_int64("states", states_B)
+        self._check_int64("ids", ids_B)
         if ids_B.shape != states_B.shape or ids_B.ndim != 1:
             raise GuardError(
                 f"ids of shape {tuple(ids_B.shape)} for states of shape {tuple(states_B.shape)} "
@@ -114,6 +119,13 @@ class DeviceGuard:
             raise GuardError(
                 f"gate: rows {refused} have an id that may not stand there (guard "
                 f"{self.table.fingerprint}); show nobody what they wrote"
+            )
+
+    def _check_int64(self, what: str, values_B: Tensor) -> None:
+        # An int32 state has no room for the length of its run; a uint8 index would be a mask.
+        if values_B.dtype != torch.int64:
+            raise GuardError(
+                f"{what} of type {values_B.dtype}: expected int64 (guard {self.table.fingerprint})"
             )
 
     def _rights(self, states_B: Tensor) -> Tensor:

@@ -83,6 +83,19 @@ def test_a_word_on_one_row_is_none_on_all(guard, own):
         guard.step(states([259], [259]), torch.tensor([260, 260]), torch.tensor(own))
 
 
+def test_states_and_ids_are_int64_or_refused(guard):
+    """In int32 text in a row is not counted, so that no span is ever at its longest."""
+    states_B, ids_B = states([259, 261]), torch.tensor([65])
+    for kind in (torch.int32, torch.float32):
+        with pytest.raises(GuardError, match=f"states of type {kind}: expected int64"):
+            guard.step(states_B.to(kind), ids_B)
+        with pytest.raises(GuardError, match=f"states of type {kind}: expected int64"):
+            guard.mask_(torch.zeros(1, LIMITED.ids.size), states_B.to(kind))
+    for kind in (torch.int32, torch.uint8, torch.bool):
+        with pytest.raises(GuardError, match=f"ids of type {kind}: expected int64"):
+            guard.step(states_B, ids_B.to(kind))
+
+
 def test_nothing_is_copied_to_the_host(guard):
     """Tensors on the meta device have no values: an operation that needed one would raise."""
     away = DeviceGuard(LIMITED, "cpu")
