@@ -145,12 +145,17 @@ class Table:
 
         Raises:
             GuardError: An id is none of the vocabulary or nobody's to write, or a tag stands where
-                the nesting forbids it; or the state is none of this table.
+                the nesting forbids it; the ids are no integers in a row; or the state is none of
+                this table.
         """
         q = self._row(state)
-        array = np.asarray(ids, dtype=np.int64)
+        array = np.asarray(ids)
         if not array.size:
             return state
+        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise GuardError(
+                f"prompt: ids of shape {array.shape}, {array.dtype}: expected integers in one row"
+            )
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= self.ids.size:
             raise GuardError(
@@ -179,6 +184,7 @@ class Table:
         Raises:
             GuardError: As `scan`.
         """
+        self.scan(ids, state)
         found = []
         for at in np.flatnonzero(self.column_of[np.asarray(ids, dtype=np.int64)]).tolist():
             state = self.scan(ids[at : at + 1], state)

@@ -117,6 +117,16 @@ def test_a_state_that_is_none_of_the_table_says_nothing(two, state):
             ask(state)
 
 
+@pytest.mark.parametrize("ids", [[-3], [10**6], [1, -300], [2**63], [1.5, 2.0], [[1, 2]], [True]])
+def test_what_are_no_ids_have_no_state_and_no_journal(two, ids):
+    table = table_of(two, lock(TWO_MODES, "ai", longest=4))
+    for ask in (table.scan, table.events):
+        with pytest.raises(GuardError, match="prompt: id"):
+            ask(ids)
+    assert table.scan([]) == table.scan(np.array([])) == 0
+    assert table.events([]) == []
+
+
 def test_fingerprints_change_with_rights_and_ids_and_nothing_else(vocabulary, two):
     policies = [
         free(TWO_MODES), lock(TWO_MODES, "ai"), lock(TWO_MODES, "ai", longest=9),
