@@ -25,7 +25,7 @@ class Rule:
     text: bool = True
     """It may write text."""
     opens: tuple[str, ...] = ()
-    """The modes that it may open here."""
+    """The modes that it may open here, as far as the nesting lets them stand here."""
     closes: bool = False
     """It may write the mode's closing tag."""
     ends: bool = False

@@ -262,8 +262,9 @@ def compile_table(nesting: Nesting, policies: Sequence[Policy], ids: TagIds) -> 
     """Return the table of policies over a nesting, for these ids.
 
     Raises:
-        ConfigError: A rule names a mode that there is not, or one that cannot stand there; a
-            policy leaves a state without anything to write; an id for a tag is missing.
+        ConfigError: A rule names a mode that there is not; a policy starts with modes that cannot
+            be open in this order, or leaves a state without anything to write; an id for a tag is
+            missing.
     """
     if not policies or len({policy.name for policy in policies}) < len(policies):
         raise ConfigError("a table needs one or more policies, of different names")
