@@ -35,6 +35,11 @@ class Nesting:
 
     def __post_init__(self) -> None:
         names = {mode.name for mode in self.modes}
+        places = [outer for outer, _ in self.holds]
+        for given in (places, [mode.name for mode in self.modes], self.tags):
+            twice = sorted({one for one in given if given.count(one) > 1})
+            if twice:
+                raise ConfigError(f"nesting: {twice[0]!r} is there twice, of {list(given)}")
         for outer, inner in self.holds:
             unknown = ({outer} - {TOP} | set(inner)) - names
             if unknown:

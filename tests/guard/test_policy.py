@@ -95,6 +95,25 @@ def test_a_mode_may_stand_in_several_others_and_depth_bounds_them():
         len(Nesting(modes=modes, holds=holds, depth=12).paths)
 
 
+@pytest.mark.parametrize(
+    ("modes", "holds", "says"),
+    [
+        ("ab", ((TOP, ("a",)), (TOP, ("b",))), "'' is there twice"),
+        ("aa", ((TOP, ("a",)),), "'a' is there twice"),
+    ],
+)
+def test_of_two_words_on_one_place_none_is_dropped_in_silence(modes, holds, says):
+    modes = tuple(Mode(name=n, open=f"<{n}>", close=f"</{n}>") for n in modes)
+    with pytest.raises(ConfigError, match=says):
+        Nesting(modes=modes, holds=holds, depth=1)
+
+
+def test_two_modes_of_one_tag_are_refused():
+    modes = (Mode(name="a", open="<a>"), Mode(name="b", open="<a>"))
+    with pytest.raises(ConfigError, match="'<a>' is there twice"):
+        Nesting(modes=modes, holds=((TOP, ("a", "b")),), depth=0)
+
+
 def test_the_harness_switches_policies_in_the_middle_of_a_text(two):
     table = table_of(two, lock(TWO_MODES, "ai", longest=4), lock_noquote(TWO_MODES, "ai"))
     quoting = table.scan([1, 2], walk(table, "<ai>", "<quote>"))
@@ -165,6 +184,12 @@ def test_policies_have_names():
 def test_a_policy_that_makes_no_sense_is_refused(two, rules, start, says):
     with pytest.raises(ConfigError, match=says):
         table_of(two, Policy(name="p", rules=tuple(rules), start=start))
+
+
+def test_a_rule_gives_no_more_than_the_nesting(two):
+    rules = (Rule(mode="human", opens=("quote", "ai"), closes=True),)
+    table = table_of(two, Policy(name="p", rules=rules, start=("human",)))
+    assert labels(table, walk(table, "<human>")) == {"text", "</human>"}
 
 
 def test_rules_and_ids_that_make_no_sense_are_refused(two):
