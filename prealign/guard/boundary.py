@@ -78,7 +78,8 @@ def escape(text: str, tags: Sequence[str]) -> str:
     r"""Return the text with a backslash in each tag that it spells, as markup escapes them.
 
     `<ai>` becomes `<\ai>`, and `<\ai>` becomes `<\\ai>`. No tag is spelled in the result, also
-    not where two results, or a result and a tag, are put behind each other.
+    not where a result and a tag are put behind each other. Two results put directly behind each
+    other can spell one, as `<a` and `i>` do: join texts before they are escaped.
 
     Raises:
         ConfigError: A tag is not of the form `<...>`.
