@@ -43,15 +43,14 @@ class Mail:
             raise ConfigError(f"Mail.quotes={self.quotes!r}: expected drop or keep")
 
     def __call__(self, rejects: Rejects | None = None) -> Iterator[Document]:
-        """Yield the messages; one without a text of its own is counted in `rejects`.
+        """Yield the messages; one without a readable text of its own is counted in `rejects`.
 
         Raises:
             DataError: The path is missing, or holds no message.
         """
         message = None
         for name, message in self._messages():
-            body = message.get_body(("plain",))
-            content = body.get_content() if body is not None else None
+            content = _content(message)
             subject = re.sub(
                 r"^(?:(?:re|fwd?|aw)\s*:\s*)+", "", str(message["subject"] or ""), flags=re.I
             )
@@ -107,6 +106,15 @@ def post(
     if all(quoted for quoted, _ in spans):
         return None
     return Document(id, out, tuple(span for _, span in spans), source=source)
+
+
+def _content(message: EmailMessage) -> Any:
+    """Return the plain text of a message; None where there is none that can be decoded."""
+    body = message.get_body(("plain",))
+    try:
+        return body.get_content() if body is not None else None
+    except (LookupError, UnicodeError):  # a charset that there is not, or that is none of text
+        return None
 
 
 def _parsed(message: Any) -> EmailMessage:

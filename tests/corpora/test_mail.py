@@ -68,3 +68,14 @@ def test_what_is_no_mail_says_so(tmp_path):
         list(Mail(path=tmp_path)())
     with pytest.raises(ConfigError, match=r"Mail\.quotes='x': expected drop or keep"):
         Mail(path=tmp_path, quotes="x")
+
+
+@pytest.mark.parametrize("charset", ["unknown-8bit", '""', "idna", "rot13"])
+def test_one_message_in_no_known_charset_does_not_end_the_reading(tmp_path, charset):
+    head = f"Subject: One\nContent-Type: text/plain; charset={charset}\n\nHi.\n"
+    (tmp_path / "a.eml").write_bytes(head.encode())
+    (tmp_path / "b.eml").write_bytes(bytes(message("Two", "Hi.\n")))
+    rejects = Rejects()
+    (found,) = Mail(path=tmp_path)(rejects)
+    assert found.id.endswith("b.eml")
+    assert rejects.counts == {"no text of its own": 1}
