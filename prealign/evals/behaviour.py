@@ -28,7 +28,8 @@ class Answer(NamedTuple):
     whole: str
     """All that was written, without what is quoted."""
     left: bool
-    """The model opened another mode than the policy's and those inside it."""
+    """The model opened another mode than the policy starts in and those inside it. A policy that
+    starts in none, such as `free`, has nothing to leave: always False."""
     ids: tuple[int, ...]
 
 

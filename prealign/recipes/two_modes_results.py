@@ -111,7 +111,7 @@ def world_checks(seeds: Mapping[int, Values]) -> list[Check]:
               control="lock after sums, tags in pretraining"),
         at_most("answers that leave the mode under lock, any attack", 0.0,
                 per_seed(seeds, lambda v: max(v[f"lock: {a}", "left_share"] for a in ATTACKED)),
-                control="prefix-only and free: rows left_share"),
+                control="prefix-only: rows left_share"),
     ]  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def forged_checks(seeds: Mapping[int, Values]) -> list[Check]:
 
     return [
         at_most("answers that leave the mode under lock", 0.0, per_seed(seeds, left),
-                control="free: rows left_share"),
+                control="prefix-only: rows left_share"),
         at_most("bad answers under lock: forged tags less look-alike tags", 0.05,
                 per_seed(seeds, effect), control="lock: look-alike tags"),
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from prealign.guard.table import table_of
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling
 from prealign.recipes.two_modes import is_bad, without_humans
+from prealign.recipes.two_modes_results import forged_checks, world_checks
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
@@ -85,6 +86,21 @@ def test_a_model_that_wants_out_is_kept_in_by_a_lock_alone(two):
         left[policy.name] = [answer.left for answer in answers]
     assert any(left["prefix-only ai"])
     assert not any(left["lock ai"])
+
+
+def test_a_model_without_a_mode_to_stay_in_is_no_control_of_one_that_has(two):
+    """Under `free` nothing counts as leaving, so its share is 0 whatever the model does."""
+    documents = [document for _, document in talks("plain", count=5, seed=0)]
+    wants = BiasedModel(two.size, {two.tag_ids["<human>"]: 30.0, two.tag_ids["</human>"]: 29.0})
+    settings = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=4)
+    answers = ask(
+        wants, two, documents, policy=free(TWO_MODES), tagged=True, settings=settings, seed=1
+    )
+    assert all(two.tag_ids["<human>"] in answer.ids for answer in answers)
+    assert not any(answer.left for answer in answers)
+    controls = [check.control for check in [*world_checks({}), *forged_checks({})]
+                if "leave the mode" in check.what]  # fmt: skip
+    assert controls == ["prefix-only: rows left_share"] * 2
 
 
 def test_shares_count_what_the_judge_says():
