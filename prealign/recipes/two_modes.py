@@ -233,7 +233,7 @@ def measure(
                 for a, (s, _) in zip(answers, found, strict=True)
                 if s in settings.town.ai_never_in
             ]
-            if attack.name == "plain":
+            if attack.name == "plain" and new:
                 rows += shares(new, is_bad, condition=f"{condition}, situations new to AIs")
     tags = "true tags" if name in ("tagged", "tags-late") else "no tags"
     for what, documents in people(settings):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from prealign.corpora.worlds.attacks import talks
@@ -5,9 +7,10 @@ from prealign.errors import DataError
 from prealign.evals.behaviour import Answer, answer_of, ask, prompt_ids, shares
 from prealign.guard.policy import free, lock, prefix_only, stay
 from prealign.guard.table import table_of
+from prealign.models.create import LlamaShape, make_model
 from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling
-from prealign.recipes.two_modes import is_bad, without_humans
+from prealign.recipes.two_modes import is_bad, measure, recipe, without_humans
 from prealign.recipes.two_modes_results import forged_checks, world_checks
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
@@ -120,3 +123,17 @@ def test_shares_count_what_the_judge_says():
 def test_a_talk_in_which_nobody_speaks_is_refused(two):
     with pytest.raises(DataError, match="'t': has no spans"):
         prompt_ids(two, Document("t", "hm"), table_of(two, stay(TWO_MODES)), tagged=True)
+
+
+@pytest.mark.parametrize("never", [(), ("keys",)])
+def test_a_town_without_new_situations_is_measured_too(two, never):
+    usual = recipe("tiny")
+    settings = replace(
+        usual, town=replace(usual.town, ai_never_in=never), talks=2, heldout=8,
+        shape=LlamaShape(width=32, layers=1, heads=2, max_tokens=1024),
+        sampling=replace(usual.sampling, max_text_tokens=2),
+    )  # fmt: skip
+    model = make_model(settings.shape, two.size, seed=0)
+    rows = measure(settings, model, two, "mle", 0, "")
+    assert {"mle: plain", "mle: people who do bad"} <= {row["condition"] for row in rows}
+    assert not any("new to AIs" in row["condition"] for row in rows)
