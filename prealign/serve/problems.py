@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 MAX_SHOWN = 3
+MAX_LISTED = 100
 NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 
 
@@ -54,6 +55,8 @@ def dump(data: Any) -> bytes:
 
 def malformed(error: ValidationError) -> Problem:
     """Return what is wrong with a body, without repeating what it holds."""
+    if error.error_count() > MAX_LISTED:  # to list a million would hold up everybody
+        return Problem(400, f"more than {MAX_LISTED} things are wrong with it", code="malformed")
     found = []
     for one in error.errors(include_url=False, include_input=False, include_context=False):
         # Names of unknown fields are the client's own text: only plain ones are repeated.

@@ -50,7 +50,9 @@ class Renderer:
         Raises:
             Problem: A text cannot be encoded.
         """
-        self._check_size(sum(len(message.text) for message in messages), "messages")
+        size = sum(len(message.text) for message in messages)
+        # Each has an id of its own at least, also if it is empty.
+        self._check_size(size if len(messages) < self.room else self.max_chars + 1, "messages")
         ids = [self.vocabulary.end_id]
         for at, message in enumerate(messages):
             mode = self.own if message.role == "assistant" else self.others

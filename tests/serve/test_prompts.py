@@ -1,6 +1,7 @@
 """Messages as ids, and which policies may be offered."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from prealign.guard.table import compile_table, ids_of, table_of
 from prealign.text.scheme import GOOD_BAD, TWO_MODES, Mode, Scheme
 from prealign.tokens.vocabulary import Vocabulary
 
+ValidationError = pytest.importorskip("pydantic").ValidationError
 pytest.importorskip("prealign.serve", reason='needs pip install "prealign[serve]"')
 prompts = pytest.importorskip("prealign.serve.prompts")
 policies = pytest.importorskip("prealign.serve.policies")
@@ -80,8 +82,43 @@ def test_what_cannot_fit_is_not_even_encoded(vocabulary):
         ask(10 * longest)
         with pytest.raises(problems.Problem, match="longer than the context has 10 tokens for"):
             ask(10 * longest + 1)
+    with pytest.raises(problems.Problem, match="longer than the context has 10 tokens for"):
+        one.chat(messages(*[("user", "")] * 10))
     with pytest.raises(problems.Problem, match="lone surrogate"):
         one.completion("\ud800", "prompt.0")
+
+
+MANY = 30_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("ChatRequest", "{" + ",".join(f'"k{i}":0' for i in range(MANY)) + "}"),
+        ("ChatRequest", '{"messages":[' + ",".join(["{}"] * MANY) + "]}"),
+        (
+            "ChatRequest",
+            '{"messages":[{"role":"user","content":[' + ",".join(["{}"] * MANY) + "]}]}",
+        ),
+        ("CompletionRequest", '{"prompt":[' + ",".join(['0,""'] * MANY) + "]}"),
+        ("CompletionRequest", '{"prompt":[' + ",".join(["[null]"] * MANY) + "]}"),
+    ],
+)
+def test_a_body_that_is_wrong_in_many_places_is_refused_without_listing_them(
+    kind, body
+):  # fmt: skip
+    """A megabyte of them would hold up the event loop, and so everybody, for seconds."""
+    with pytest.raises(ValidationError) as caught:
+        getattr(schema, kind).model_validate_json(body)
+    listed = []
+    error = SimpleNamespace(
+        error_count=caught.value.error_count,
+        errors=lambda **rest: listed.append(1) or caught.value.errors(**rest),
+    )
+    problem = problems.malformed(error)
+    assert problem.status == 400
+    assert len(problem.body["error"]["message"]) < 500
+    assert not listed or caught.value.error_count() <= 100
 
 
 def tighter(**changes):
