@@ -229,7 +229,8 @@ class Engine:
 
     def clear(self) -> list[int]:
         """Drop all requests and return their keys: behind a step that raised, or at the end."""
-        keys = [row.key for row in (*self._active, *self._joining, *self._waiting)]
+        rows = (*self._active, *self._joining, *self._waiting)
+        keys = list(dict.fromkeys(row.key for row in rows))  # some that join are active already
         self._active, self._joining = [], []
         self._waiting.clear()
         self._slots = Slots(self.model.config, self._device)
