@@ -1,7 +1,7 @@
 """A key-value cache of slots: each row has a length of its own, so rows come and go at any step.
 
-Row i's keys and values fill the first `lengths[i]` places of its slot; what stands behind them is
-left over from another row and is masked. A row that leaves gives its slot to the last one.
+Row i's keys and values fill the first `lengths[i]` places of its slot; zeros stand behind them and
+are masked. A row that leaves gives its slot to the last one.
 
 Shape letters:  B = rows,  H = heads,  L = tokens,  D = width of a head.
 """
@@ -71,6 +71,11 @@ class SlotLayer(DynamicLayer):
         for room in self.room:
             room[target, :, :tokens] = room[source, :, :tokens]
 
+    def wipe(self, row: int, tokens: int) -> None:
+        """Leave zeros in a slot: 0 times a NaN that is masked would be NaN."""
+        for room in self.room:
+            room[row, :, :tokens] = 0
+
     def get_seq_length(self) -> int:
         """Return how many tokens the longest row holds."""
         return self.width
@@ -107,9 +112,12 @@ class Slots:
     def drop(self, row: int) -> None:
         """Take a row out; the last one takes its place."""
         last = len(self.lengths) - 1
-        if row != last:
-            for layer in self.layers:
+        for layer in self.layers:
+            layer.wipe(row, self.lengths[row])
+            if row != last:
                 layer.move(last, row, self.lengths[last])
+                layer.wipe(last, self.lengths[last])
+        if row != last:
             self.lengths[row] = self.lengths[last]
         self.lengths.pop()
 

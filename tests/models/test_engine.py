@@ -348,6 +348,56 @@ def test_behind_a_step_that_raised_everybody_can_be_named_and_the_engine_starts_
     assert ids
 
 
+def test_newcomers_that_a_step_raised_in_the_midst_of_are_named_once(llama, two, table):
+    engine = engine_of(llama, two, table)
+    add, calls = engine._slots.add, []
+
+    def full(cache, row, tokens):
+        calls.append(row)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        add(cache, row, tokens)
+
+    engine._slots.add = full
+    prompts = prompts_of(two, [3, 4, 60])
+    keys = [engine.add(Request(prompt=one, settings=DRAWN, seed=0)) for one in prompts]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.step()
+    assert sorted(engine.clear()) == keys
+
+
+def test_a_row_that_went_to_nan_leaves_nothing_to_those_that_come_after_it(two, table):
+    """Keys and values of a row that is gone are masked, but 0 times NaN is NaN."""
+    poison = 3
+    shape = LlamaShape(width=32, layers=2, heads=4, kv_heads=2, max_tokens=72, tied=False)
+    model = make_model(shape, two.size, seed=0)
+    model.get_input_embeddings().weight.data[poison] = torch.nan
+    longest, middle, short = (
+        tuple(9 if token == poison else token for token in one)
+        for one in prompts_of(two, [50, 30, 2])
+    )
+    settings = Sampling(temperature=0, max_text_tokens=8, min_text_tokens=8)
+
+    def ask(prompt):
+        return Request(prompt=prompt, settings=settings, seed=0)
+
+    expected = alone(model, two, table, ask(short)).ids
+    # The last slot is given up, or the last row moves to one that held more.
+    for first, second in ((longest, middle), (middle, longest)):
+        for bad_first in (False, True):
+            engine = engine_of(model, two, table)
+            prompts = [first, second]
+            prompts[not bad_first] = (poison, *prompts[not bad_first])
+            keys = [engine.add(ask(prompt)) for prompt in prompts]
+            found = {}
+            take(engine.step(), found)
+            assert [type(found[key][1][0]) for key in keys if found[key][1]] == [Failed]
+            later = [engine.add(ask(prompt)) for prompt in (short, longest, short)]
+            drain(engine, found)
+            for key in (later[0], later[2]):
+                assert found[key][0] == list(expected)
+
+
 def test_the_path_through_the_engine_is_guarded(two):
     table = table_of(two, lock(TWO_MODES, "ai"), stay(TWO_MODES))
     settings = {
