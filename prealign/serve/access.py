@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MIN_KEY = 16
 ADMIN = "admin:"
+LOCAL_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
 PROTECTED = ("/v1/", "/prealign/")
 
 
@@ -65,6 +67,18 @@ def authorization(scope: Scope) -> str:
     return found[0].decode("latin-1") if len(found) == 1 else ""
 
 
+def _local(scope: Scope) -> bool:
+    """Return whether a request names this machine as itself, and comes from no other page.
+
+    A browser says so of a foreign page, whether it posts a form or made its own name point here.
+    """
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+    if len(hosts) != 1 or LOCAL_HOST.fullmatch(hosts[0].lower()) is None:
+        return False
+    return all(origin.lower() == f"http://{hosts[0].lower()}" for origin in origins)
+
+
 @dataclass(frozen=True, eq=False)
 class Gatekeeper:
     """An ASGI layer: it asks for a key, limits bodies, and counts answers."""
@@ -101,6 +115,11 @@ class Gatekeeper:
             return Problem(
                 401, "no such key; give one as: Authorization: Bearer KEY",
                 kind="authentication_error", code="invalid_api_key",
+            )  # fmt: skip
+        if self.keys is None and not _local(scope):
+            return Problem(
+                403, "a server without keys answers only to this machine's own names and pages",
+                kind="authentication_error", code="from_elsewhere",
             )  # fmt: skip
         for name, value in scope["headers"]:
             size = value.decode("latin-1")
