@@ -123,7 +123,8 @@ class Server:
 
     def gauge(self, name: str) -> float:
         """Return the sum of a metric."""
-        page = self.http.get("/metrics").text
+        key = {"Authorization": f"Bearer {KEY}"}  # where modes are hidden, counters need it
+        page = self.http.get("/metrics", headers=key).text
         return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
 
     def idle_s(self) -> float:

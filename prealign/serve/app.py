@@ -159,17 +159,15 @@ class Routes:
 
     async def switch(self, request: Request) -> Response:
         """Let an answer that is under way go on under another of the offered policies."""
-        header = authorization(request.scope)
-        if self.keys is None or not self.keys.fit(header, admin=True):
-            raise Problem(
-                403, "this needs an admin key", kind="authentication_error", code="no_admin"
-            )
+        self._check_admin(request)
         body = await self._body(request, SwitchRequest)
         concerned = self.service.switch(body.id, self.service.policy(body.policy))
         return Json({"id": body.id, "choices": concerned})
 
-    async def metrics(self) -> Response:
-        """Return the counters."""
+    async def metrics(self, request: Request) -> Response:
+        """Return the counters; where modes are hidden only to admins, for all ids are counted."""
+        if self.service.hidden:
+            self._check_admin(request)
         return Response(self.service.metrics.page(), media_type="text/plain; version=0.0.4")
 
     async def healthz(self) -> Response:
@@ -181,6 +179,13 @@ class Routes:
         """Say whether new requests are taken."""
         ready = self.service.worker.alive and not self.service.worker.draining
         return Json({"ready": ready}, status_code=200 if ready else 503)
+
+    def _check_admin(self, request: Request) -> None:
+        header = authorization(request.scope)
+        if self.keys is None or not self.keys.fit(header, admin=True):
+            raise Problem(
+                403, "this needs an admin key", kind="authentication_error", code="no_admin"
+            )
 
     async def _answer(
         self, request: Request, kind: Kind, body: ChatRequest | CompletionRequest
