@@ -4,9 +4,9 @@ Parameters that would reach under the guard or change the model's odds behind it
 ids, penalties, grammars, tools) are refused unless they say "off".
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_SEED = (1 << 63) - 1
 Id = Annotated[int, Field(ge=0, le=(1 << 31) - 1)]
@@ -23,7 +23,7 @@ class StreamOptions(Strict):
     """How to stream."""
 
     include_usage: bool = False
-    include_obfuscation: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class Extension(Strict):
@@ -45,8 +45,8 @@ class Message(Strict):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[TextPart]
-    name: str | None = None
-    tool_call_id: str | None = None
+    name: None = None
+    tool_call_id: None = None
     refusal: None = None
     audio: None = None
     annotations: list[Any] | None = Field(None, max_length=0)
@@ -87,6 +87,12 @@ class Asked(Strict):
             raise ValueError("a stop string is empty")
         return stop
 
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: without stream they have no effect")
+        return self
+
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings, each once."""
@@ -112,7 +118,15 @@ class ChatRequest(Asked):
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = None
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: without logprobs they have no effect")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens: give this or max_completion_tokens, not both")
+        return self
 
     @property
     def length(self) -> int | None:
