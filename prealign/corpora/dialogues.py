@@ -154,9 +154,10 @@ def _text(value: Any, where: str) -> str:
     """Return the text of a message; of one in parts, that of its text parts."""
     if isinstance(value, list):
         parts = [part for part in value if isinstance(part, dict) and part.get("type") == "text"]
-        if len(parts) < len(value):
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        if len(texts) < len(value):
             raise DataError(f"{where}: has parts that are no text; only text can be trained on")
-        value = "".join(str(part.get("text", "")) for part in parts)
+        value = "".join(texts)
     if value is None:  # a call of a tool, without words
         return ""
     if not isinstance(value, str):

@@ -79,6 +79,11 @@ def test_the_systems_words_can_be_left_out(tmp_path):
         ({"messages": [{"role": "king", "content": "x"}]}, "role 'king'; allowed: user, human"),
         ({"messages": [{"role": "user", "content": 3}]}, "content is a int"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "parts that are no"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
+            "parts that are no",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "parts that are no"),
         ("[1]", "is a list; expected an object"),
     ],
 )
