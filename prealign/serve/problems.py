@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 MAX_SHOWN = 3
 MAX_LISTED = 100
+LINE_ENDS = str.maketrans({one: f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"})
 NAME = re.compile(r"[\w-]{1,40}", re.ASCII)
 
 
@@ -48,9 +49,12 @@ class Problem(Exception):
 
 
 def dump(data: Any) -> bytes:
-    """Return JSON as UTF-8; lone surrogates, which UTF-8 cannot hold, stay escaped."""
+    """Return JSON as UTF-8, in one line also to readers that cut lines where Unicode does.
+
+    Lone surrogates, which UTF-8 cannot hold, stay escaped.
+    """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return text.translate(LINE_ENDS).encode("utf-8", "backslashreplace")
 
 
 def malformed(error: ValidationError) -> Problem:
