@@ -123,7 +123,7 @@ class Choice:
         if event.kind == "guard":
             return guard_violation(self.policy, self.table.fingerprint, self.num_tokens)
         return Problem(
-            500, "the model failed at this choice; others are not touched", kind="server_error",
+            500, "the model failed at a choice of this answer, which ends all of it", kind="server_error",
             code="model_failed",
         )  # fmt: skip
 

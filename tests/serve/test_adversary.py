@@ -101,3 +101,89 @@ def test_what_would_have_no_effect_is_refused(http, body, named):
 )
 def test_what_says_off_is_taken(http, body):
     assert http.post(CHAT, json=BODY | body).status_code == 200
+
+
+class Fails(BiasedModel):
+    """Answers NaN to one id, and the same logits to all else."""
+
+    bad = -1
+
+    def forward(self, input_ids, **rest):
+        out = super().forward(input_ids, **rest)
+        out.logits[input_ids[:, -1] == self.bad] = float("nan")
+        return out
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_where_one_choice_fails_its_siblings_are_given_up_and_strangers_are_not(
+    vocabulary, serving, serve, stream
+):  # fmt: skip
+    letters = [vocabulary.encode_text(one)[0] for one in "ab"]
+    model = Fails(vocabulary.size, dict(zip(letters, (50.0, 46.5), strict=True)))
+    service = made(model, vocabulary, serving)
+
+    def slowly(*_):
+        time.sleep(0.01)
+
+    model.register_forward_pre_hook(slowly)
+    body = BODY | {"max_tokens": 200, "n": 8, "stream": stream}
+    with serve(service) as url, httpx.Client(trust_env=False, timeout=30) as client:
+        lone = {"messages": BODY["messages"], "temperature": 0, "stream": True, "max_tokens": 100}
+        with client.stream("POST", url + CHAT, json=lone) as other:
+            lines = other.iter_lines()
+            next(lines)
+            model.bad = letters[1]  # greedily only the first letter is written
+            found = client.post(url + CHAT, json=body)
+            engine = service.worker.engine
+            steps = engine.steps
+            while engine.active + engine.waiting > 1 and engine.steps < 200:
+                time.sleep(0.005)
+            freed = engine.steps
+            rest = [line for line in lines if line]
+        idle(service)
+    assert rest[-1] == "data: [DONE]"
+    assert '"finish_reason":"length"' in rest[-2]
+    error = json.loads(found.text.split("data: ")[-2])["error"] if stream else found.json()["error"]
+    assert error["code"] == "model_failed"
+    assert "others are not" not in error["message"]
+    assert freed < steps + 10 < 100  # of 200: nobody waited for the siblings
+
+def test_one_choice_that_stops_leaves_its_siblings_at_work(http, service):
+    body = BODY | {"n": 6, "max_tokens": 60, "temperature": 1.0}
+    plain = [one["message"]["content"] for one in http.post(CHAT, json=body).json()["choices"]]
+    stop = plain[2][8:10]
+    found = http.post(CHAT, json=body | {"stop": stop}).json()["choices"]
+    for text, one in zip(plain, found, strict=True):
+        spans = one["prealign"]["spans"]
+        assert text.startswith(one["message"]["content"])
+        if stop not in text:
+            assert one["message"]["content"] == text
+        else:
+            assert any(stop in text[span["start"] :] for span in spans) or not spans
+    assert len(found[2]["message"]["content"]) <= 8
+    assert len({len(one["message"]["content"]) for one in found}) > 1
+    idle(service)
+
+def test_events_are_one_line_each_to_whoever_reads_lines(vocabulary, serving, serve):
+    """Many clients cut lines where Unicode does, and JSON may hold such characters as they are."""
+    text = "\u2029\x85"
+    ids = [vocabulary.token_texts.index(bytes([byte])) for byte in text.encode()]
+    follow = dict(zip([vocabulary.tag_ids["<ai>"], *ids], [*ids, ids[0]], strict=True))
+
+    class Says(BiasedModel):
+        def forward(self, input_ids, **rest):
+            out = super().forward(input_ids, **rest)
+            for row, last in enumerate(input_ids[:, -1].tolist()):
+                out.logits[row, -1, follow.get(last, ids[0])] = 90.0
+            return out
+
+    body = BODY | {"temperature": 0, "stream": True, "max_tokens": 9}
+    with (
+        serve(made(Says(vocabulary.size), vocabulary, serving)) as url,
+        httpx.stream("POST", url + CHAT, json=body, trust_env=False) as found,
+    ):
+        lines = [line for line in found.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    said = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks)
+    assert said.startswith(text)
