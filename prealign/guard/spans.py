@@ -104,12 +104,12 @@ class SpanStream:
 
     def _border(self, path: Path) -> list[Delta]:
         """Pass a tag. The span in front of it ends, unless what comes is hidden."""
-        deltas = self._flush() if self.visible(self.path) else []
         was_hidden, self.path = not self.visible(self.path), path
-        if self.stopped is not None or not self.visible(path):
+        if not self.visible(path) or (was_hidden and path == self._span_path):
+            return []  # the span goes on, be it within a character
+        deltas = self._flush()
+        if self.stopped is not None:
             return deltas
-        if was_hidden and path == self._span_path:
-            return deltas  # the span goes on
         deltas += self._release(len(self._held))
         self._span += self._begun
         self._begun = False

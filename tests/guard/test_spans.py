@@ -68,12 +68,15 @@ def spans_of(deltas):
 def stretches(name, ids, hidden=frozenset()):
     """The oracle: (path, text) between tags, decoded in one go; hidden ones left out."""
     vocabulary, found = VOCABULARIES[name], []
-    part, before = [], ()
+    part, here, before = [], (), ()
     for token, path in [*paths(name, ids), (-1, None)]:
         if 0 <= token < vocabulary.text_size:
-            part.append(token)
+            part += [] if hidden & set(path) else [token]
             continue
-        if part and not hidden & set(before):
+        was, here = here, path
+        if path is not None and (hidden & set(path) or (hidden & set(was) and path == before)):
+            continue
+        if part:
             found.append((before, vocabulary.decode_text(part)))
         part, before = [], path
     return found
@@ -126,6 +129,19 @@ def test_a_hidden_span_between_two_parts_of_a_span_does_not_show():
     assert run("two-modes", quoted, hidden=hidden)[1] == run("two-modes", plain)[1]
     found = run("two-modes", quoted, hidden=hidden, stops=("bc",))
     assert spans_of(found[1]) == [(0, ("ai",), "a")]
+
+
+def test_a_hidden_span_within_a_character_does_not_show():
+    """With logprobs a client has the bytes, and could tell that they are those of one character."""
+    vocabulary = VOCABULARIES["two-modes"]
+    tag, text = vocabulary.tag_ids, vocabulary.encode_text
+    euro = [vocabulary.token_texts.index(bytes([byte])) for byte in "€".encode()]
+    hidden = frozenset({"quote"})
+    quote = [tag["<quote>"], *text("no"), *euro[:1], tag["</quote>"]]
+    for end in ([euro[2]], [], [tag["</ai>"]]):
+        plain = [tag["<ai>"], *text("x"), *euro[:2], *end]
+        quoted = [tag["<ai>"], *text("x"), *euro[:2], *quote, *end]
+        assert run("two-modes", quoted, hidden=hidden)[1] == run("two-modes", plain)[1]
 
 
 def test_half_a_character_at_a_border_is_replaced_in_front_of_it():
