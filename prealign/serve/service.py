@@ -143,7 +143,9 @@ class Service:
             for _ in requests
         ]  # fmt: skip
         jobs, out = jobs_of(requests)
-        self.worker.submit(jobs)
+        # What was written and is not read yet takes memory: it counts until it is given back.
+        unread = sum(job.done for one in self.running.values() for job in one.jobs)
+        self.worker.submit(jobs, unread)
         answer = Answer(
             id=f"{kind}-{secrets.token_hex(12)}", model=self.name, created=int(time.time()),
             policy=name, guard=self.table.fingerprint, prompt_tokens=sum(map(len, prompts)),

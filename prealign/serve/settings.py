@@ -22,7 +22,7 @@ class Limits:
     max_stop_chars: int = 256
     """Of each of them."""
     queue: int = 256
-    """Choices at work and waiting, of all requests together."""
+    """Choices waiting, at work, or not yet read to their end, of all requests together."""
     timeout_s: float = 300.0
     """From a request's arrival to the end of its answer."""
     body_timeout_s: float = 20.0

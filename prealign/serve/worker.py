@@ -84,8 +84,12 @@ class Worker:
         if self._thread is not None:
             self._thread.join()
 
-    def submit(self, jobs: list[Job]) -> None:
+    def submit(self, jobs: list[Job], unread: int = 0) -> None:
         """Take all these jobs, or none.
+
+        Args:
+            jobs: New ones.
+            unread: Jobs that are done, and whose events are kept.
 
         Raises:
             Problem: The server ends (503), or there are too many jobs already (429).
@@ -95,9 +99,10 @@ class Worker:
                 503, "the server is about to end", kind="server_error", code="draining",
                 retry_after_s=5,
             )  # fmt: skip
-        if self.jobs + len(jobs) > self.limit:
+        held = self.jobs + unread
+        if held + len(jobs) > self.limit:
             raise Problem(
-                429, f"{self.jobs} choices are at work or waiting, of {self.limit}; try again",
+                429, f"{held} choices are at work or waiting, of {self.limit}; try again",
                 kind="rate_limit_error", code="queue_full", retry_after_s=1,
             )  # fmt: skip
         self.jobs += len(jobs)

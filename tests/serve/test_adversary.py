@@ -1,5 +1,6 @@
 """What a client with bad intentions, or with bad luck, could try."""
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -10,6 +11,8 @@ from prealign.models.fake import BiasedModel
 
 httpx = pytest.importorskip("httpx")
 run = pytest.importorskip("prealign.serve.run", reason='needs pip install "prealign[serve]"')
+schema = pytest.importorskip("prealign.serve.schema")
+problems = pytest.importorskip("prealign.serve.problems")
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "def"}], "seed": 1, "max_tokens": 20}
@@ -148,6 +151,7 @@ def test_where_one_choice_fails_its_siblings_are_given_up_and_strangers_are_not(
     assert "others are not" not in error["message"]
     assert freed < steps + 10 < 100  # of 200: nobody waited for the siblings
 
+
 def test_one_choice_that_stops_leaves_its_siblings_at_work(http, service):
     body = BODY | {"n": 6, "max_tokens": 60, "temperature": 1.0}
     plain = [one["message"]["content"] for one in http.post(CHAT, json=body).json()["choices"]]
@@ -163,6 +167,7 @@ def test_one_choice_that_stops_leaves_its_siblings_at_work(http, service):
     assert len(found[2]["message"]["content"]) <= 8
     assert len({len(one["message"]["content"]) for one in found}) > 1
     idle(service)
+
 
 def test_events_are_one_line_each_to_whoever_reads_lines(vocabulary, serving, serve):
     """Many clients cut lines where Unicode does, and JSON may hold such characters as they are."""
@@ -187,3 +192,29 @@ def test_events_are_one_line_each_to_whoever_reads_lines(vocabulary, serving, se
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
     said = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks)
     assert said.startswith(text)
+
+
+def test_answers_that_nobody_reads_count_until_they_are_given_back(vocabulary, serving, model):
+    """All their events are kept: written quickly and never read, they would fill the memory."""
+    service = made(model, vocabulary, serving)
+    limit = service.limits.queue
+    body = schema.ChatRequest.model_validate(BODY | {"n": 8, "max_tokens": 1})
+
+    async def flood():
+        service.worker.start()
+        answers = []
+        for _ in range(limit // 8):
+            answers.append(service.begin("chatcmpl", body))
+            while service.worker.jobs:
+                await asyncio.sleep(0.001)
+        with pytest.raises(problems.Problem, match="try again") as refused:
+            service.begin("chatcmpl", body)
+        assert refused.value.status == 429
+        service.end(answers[0])
+        answers.append(service.begin("chatcmpl", body))
+        for answer in answers:
+            service.end(answer)
+        await asyncio.to_thread(service.worker.stop)
+
+    asyncio.run(flood())
+    assert not service.running
