@@ -123,8 +123,8 @@ class Choice:
         if event.kind == "guard":
             return guard_violation(self.policy, self.table.fingerprint, self.num_tokens)
         return Problem(
-            500, "the model failed at a choice of this answer, which ends all of it", kind="server_error",
-            code="model_failed",
+            500, "the model failed at a choice of this answer, which ends all of it",
+            kind="server_error", code="model_failed",
         )  # fmt: skip
 
 
