@@ -64,7 +64,8 @@ class AtBorders:
     """The harness writes its tag wherever the model would write any tag.
 
     The model says where a new segment begins, never of which mode it is. For one that was trained
-    to predict tags, and segments such as sentences, whose end only the text behind them shows.
+    to predict tags, and segments such as sentences, whose end only the text behind them shows. Use
+    it with a guard that denies tags: where the model is not asked it may write those of any mode.
     """
 
     tag_id: int

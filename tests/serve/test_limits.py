@@ -410,6 +410,8 @@ def test_a_server_refuses_to_start_on_what_it_cannot_guard(model, vocabulary, se
         made(model, vocabulary, serving, also=("free",))
     with pytest.raises(DataError, match="mode 'thought' is not in scheme"):
         made(model, vocabulary, serving, hidden=("thought",))
+    with pytest.raises(ConfigError, match="hidden=ai: is what the model is served in"):
+        made(model, vocabulary, serving, hidden=("ai",))
     service = made(model, vocabulary, serving)
     with pytest.raises(ConfigError, match="needs keys"):
         run.make_server(service, host="0.0.0.0")
