@@ -65,8 +65,8 @@ def make_service(name: str, model: Any, vocabulary: Vocabulary, serving: Serving
         scheme.mode(hidden)
         if serving.mode is not None and hidden in scheme.path(serving.mode):
             raise ConfigError(
-                f"hidden={hidden}: is what the model is served in, so nothing would ever show; hide "
-                "modes inside it"
+                f"hidden={hidden}: is what the model is served in, so nothing would ever show; "
+                "hide modes inside it"
             )
     table = table_for(vocabulary, serving.policy, serving.also, serving.mode)
     others = serving.others or others_mode(scheme, serving.mode)
