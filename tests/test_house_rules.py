@@ -14,6 +14,7 @@ ROWS = [
     {"config"},
     {"runs"},
     {"text"},
+    {"ask"},
     {"tokens", "score", "corpora", "objectives"},
     {"models", "guard"},
     {"train"},
@@ -24,7 +25,18 @@ ROWS = [
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 ONLY = {"report": {"errors", "config", "runs", "text"}}
-TORCH_FREE = {"errors", "config", "runs", "text", "tokens", "score", "corpora", "report", "cli"}
+TORCH_FREE = {
+    "errors",
+    "config",
+    "runs",
+    "text",
+    "ask",
+    "tokens",
+    "score",
+    "corpora",
+    "report",
+    "cli",
+}
 TORCH_FREE_FILES = {
     f"guard/{name}.py"
     for name in (

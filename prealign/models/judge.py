@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prealign.ask.answer import Answer, CannotAnswer
 from prealign.errors import DataError
-from prealign.score.judge import Answer, CannotAnswer
 
 
 @dataclass(frozen=True, kw_only=True)

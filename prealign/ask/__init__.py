@@ -1,0 +1,1 @@
+"""Asking a language model: what it answered, what is kept of it, and servers that answer."""
