@@ -1,6 +1,7 @@
 """What can be asked, what it answers, and what may go wrong."""
 
 import json
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from prealign.errors import DataError, PrealignError
@@ -12,6 +13,15 @@ class BudgetSpent(PrealignError, RuntimeError):
 
 class CannotAnswer(DataError):
     """A model cannot be asked this question, such as one that is too long, but others it can."""
+
+
+class NotNow(DataError):
+    """There was no answer; there may be one later: a time-out, a server that is busy or broken."""
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+        """How long the server asks to wait; None: it does not say."""
 
 
 class Answer(NamedTuple):
@@ -31,6 +41,33 @@ class Asked(Protocol):
 
     def __call__(self, prompt: str) -> Answer:
         """Return the answer, the same to the same prompt as far as the model allows."""
+
+
+class Writer(Protocol):
+    """A model that can be asked for more than one answer to a prompt."""
+
+    @property
+    def name(self) -> str:
+        """What it is: the provenance of what it writes."""
+
+    def __call__(self, prompt: str, *, seed: int | None = None) -> Answer:
+        """Return the answer, the same to the same prompt and seed as far as the model allows."""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A model that knows no seeds, as a writer: it writes the same whatever the seed."""
+
+    model: Asked
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    def __call__(self, prompt: str, *, seed: int | None = None) -> Answer:
+        """Return the model's answer."""
+        return self.model(prompt)
 
 
 def as_data(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from prealign.ask.answer import Answer, CannotAnswer
+from prealign.ask.answer import Answer, CannotAnswer, NotNow
 from prealign.config import NOT_RECORDED
 from prealign.errors import ConfigError, DataError
 
@@ -36,8 +36,9 @@ class OpenAIServer:
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable with the key; one that is not set sends none."""
     max_new_tokens: int = 8
-    timeout_s: float = 60.0
-    tries: int = 6
+    temperature: float = 0.0
+    timeout_s: float = field(default=60.0, metadata=NOT_RECORDED)
+    tries: int = field(default=6, metadata=NOT_RECORDED)
     """Of one question; in between it waits 1, 2, 4 ... seconds, or as long as the server says."""
     sleep: Callable[[float], None] = field(
         default=time.sleep, repr=False, compare=False, metadata=NOT_RECORDED
@@ -57,19 +58,22 @@ class OpenAIServer:
         """The model's name; where it is served does not change what it answers."""
         return self.model
 
-    def __call__(self, prompt: str) -> Answer:
-        """Return the answer at temperature 0.
+    def __call__(self, prompt: str, *, seed: int | None = None) -> Answer:
+        """Return the answer; a seed is sent if there is one, and not every server heeds it.
 
         Raises:
             CannotAnswer: The server refuses this question.
-            DataError: It cannot be reached, refuses all, or answers in another form.
+            NotNow: All tries were used up: it is busy, broken, or not there.
+            DataError: It refuses all questions, or answers in another form.
         """
-        body = {
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
+            "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
         }
+        if seed is not None:
+            body["seed"] = seed
         data = self._post(json.dumps(body).encode())
         try:
             text = data["choices"][0]["message"]["content"] or ""
@@ -99,7 +103,7 @@ class OpenAIServer:
                 problem, wait_s = str(error), None
             if attempt < self.tries:
                 self.sleep(2.0 ** (attempt - 1) if wait_s is None else wait_s)
-        raise DataError(f"{where}: asked {self.tries} times, at last {problem}")
+        raise NotNow(f"{where}: asked {self.tries} times, at last {problem}", wait_s)
 
 
 def _retry_after_s(header: str | None) -> float | None:

@@ -1,0 +1,1 @@
+"""Texts that a language model writes for a corpus: steps, and the runner that asks for them."""
