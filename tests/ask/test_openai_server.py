@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from prealign.ask.answer import NotNow
 from prealign.ask.server import OpenAIServer, _retry_after_s
 from prealign.errors import ConfigError, DataError
 from prealign.score.judge import Judge
@@ -82,6 +83,21 @@ def test_what_may_be_gone_is_asked_again_and_what_stays_is_not(server, monkeypat
     with pytest.raises(DataError, match="another form"):
         asked("?")
     assert server.answers == []
+
+
+def test_a_seed_and_a_temperature_are_sent_and_the_one_who_asks_may_do_the_waiting(server):
+    asked = OpenAIServer(url=server.url, model="m", temperature=0.8, tries=1, max_new_tokens=50)
+    server.answers += [fine("once"), (429, {"Retry-After": "7"}, ""), (503, {}, "")]
+    assert asked("?", seed=5).text == "once"
+    body = server.requests[0][2]
+    assert (body["seed"], body["temperature"], body["max_tokens"]) == (5, 0.8, 50)
+    with pytest.raises(NotNow, match="status 429") as error:
+        asked("?")
+    assert "seed" not in server.requests[1][2]
+    assert error.value.after_s == 7
+    with pytest.raises(NotNow, match="status 503") as error:
+        asked("?")
+    assert error.value.after_s is None
 
 
 def test_a_server_may_name_a_date_to_come_back():
