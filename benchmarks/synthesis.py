@@ -63,8 +63,10 @@ class Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
+        self.loop.close()
 
     async def _start(self) -> int:
         self.free = asyncio.Semaphore(self.slots)
@@ -72,6 +74,13 @@ class Endpoint:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=256)
         port: int = self.server.sockets[0].getsockname()[1]
         return port
+
+    async def _stop(self) -> None:
+        self.server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -100,16 +109,17 @@ class Endpoint:
         async with self.free:
             await asyncio.sleep(self.delay_s)
         self.counts["served"] += 1
-        if chance < self.timeouts + self.errors or "always broken" in prompt:
+        odd = self.errors > 0
+        if chance < self.timeouts + self.errors or (odd and "always broken" in prompt):
             self.counts["error"] += 1
             return self.rng.choice((429, 500)), "not now"
-        if "always refused" in prompt:
+        if odd and "always refused" in prompt:
             return 400, "too long"
         self.answered[f"{seed} {hashlib.sha256(prompt.encode()).hexdigest()}"] += 1
         words = f"Hello, I am {seed}, and I want you to help me with something that is not right."
         text = f"Human: {words}\n\nAssistant: I will not help with that, but I can hear you out."
-        if "always bad" in prompt:
-            text = "There is no dialogue here, only a paragraph that goes on about other things."
+        if odd and "always bad" in prompt:
+            text = "There is no dialogue here, " + "but a paragraph that goes on " * 3 + "for long."
         usage = {"total_tokens": len(prompt + text) // 4}
         return 200, json.dumps({"choices": [{"message": {"content": text}}], "usage": usage})
 

@@ -1,7 +1,7 @@
 """Answers that were given, in an SQLite file, so that nobody asks the same twice."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,24 @@ class KeptAnswers:
     def keep(self, pairs: Iterable[tuple[str, Answer]]) -> None:
         """Keep answers under their keys, all of them or none; on disk when this returns."""
         with self._opened() as database:
-            database.executemany(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
-                [(key, answer.text, answer.tokens) for key, answer in pairs],
-            )
+            _insert(database, pairs)
+
+    @contextmanager
+    def held_open(self) -> Iterator[Callable[[Iterable[tuple[str, Answer]]], None]]:
+        """Give a function that keeps answers as `keep` does, many times as quick.
+
+        They are safe from a kill when it returns; a power cut may take the last ones. For a file
+        on a disk of this machine, as SQLite's write-ahead log is not for network drives.
+        """
+        with self._opened() as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+
+            def keep(pairs: Iterable[tuple[str, Answer]]) -> None:
+                with database:
+                    _insert(database, pairs)
+
+            yield keep
 
     @property
     def tokens(self) -> int:
@@ -75,3 +89,10 @@ class KeptAnswers:
             database.commit()
         finally:
             database.close()
+
+
+def _insert(database: sqlite3.Connection, pairs: Iterable[tuple[str, Answer]]) -> None:
+    database.executemany(
+        "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+        [(key, answer.text, answer.tokens) for key, answer in pairs],
+    )

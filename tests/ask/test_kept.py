@@ -22,6 +22,12 @@ def test_answers_are_kept_together_or_not_at_all(tmp_path):
     again = KeptAnswers(kept.file)
     assert again.all() == {"a": Answer("one", 3), "b": Answer("two", 4)}
     assert (again.get("b"), again.get("c"), again.tokens) == (Answer("two", 4), None, 7)
+    with again.held_open() as keep:
+        keep([("d", Answer("four", 1))])
+        assert KeptAnswers(kept.file).get("d") == Answer("four", 1)  # at once, for any process
+        with pytest.raises(OSError, match="gone"):
+            keep(broken())
+    assert sorted(again.all()) == ["a", "b", "d"]
     kept.file.write_text("this is no database, and long enough to be looked at")
     with pytest.raises(DataError, match="is no file of answers"):
         kept.all()

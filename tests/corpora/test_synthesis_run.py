@@ -189,6 +189,23 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
         synthesize(STEP, [Item("a")], Fake(), tmp_path / "q", asking=QUICK)
 
 
+def test_one_process_has_the_folder_at_a_time(tmp_path):
+    inside = []
+
+    @dataclass(frozen=True)
+    class Again:
+        name: str = "again"
+
+        def __call__(self, prompt, *, seed=None):
+            with pytest.raises(RunError, match="another process is writing") as error:
+                synthesize(STEP, items()[:1], Again(), tmp_path / "o", asking=QUICK)
+            inside.append(error)
+            return Answer(BODY.format(prompt, seed), 1)
+
+    synthesize(STEP, items()[:1], Again(), tmp_path / "o", asking=QUICK)
+    assert len(inside) == 1
+
+
 @dataclass(frozen=True)
 class TwoQuestions:
     """The second question is about the first answer."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from prealign.corpora.synthesis.grids import misbehaved_items, role_model_items
 from prealign.corpora.synthesis.quote import COMMENT, COMMENT_ON_IT, Quote, quoted, runs_of
 from prealign.corpora.synthesis.revise import Revise, constitution
 from prealign.corpora.synthesis.step import CENSORED, Item, Rejected, Wanted, fill, grid, items_of
@@ -47,6 +48,16 @@ def test_a_grid_has_every_combination_and_copies_share_a_source():
     assert items[-2].source == items[-1].source == "g:1-2"
     with pytest.raises(ConfigError, match="a value on every axis"):
         list(grid("g", a=[]))
+
+
+def test_the_grids_that_come_along_fill_their_prompts():
+    for step, items, number in (
+        (MISBEHAVED, misbehaved_items(), 160),
+        (FICTION, role_model_items(), 288),
+    ):
+        prompts = {step.ask(item, []) for item in items}
+        assert len(prompts) == number
+        assert not any("{" in prompt for prompt in prompts)
 
 
 def test_no_text_can_name_a_slot_or_leave_its_string():

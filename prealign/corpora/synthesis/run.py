@@ -146,7 +146,10 @@ class _Run:
         # A few wait in line, so that no thread idles while answers are written to the disk.
         strict = self.asking.max_per_s or self.asking.max_tokens
         self.most = self.asking.concurrency * (1 if strict else 2)
-        with ThreadPoolExecutor(self.asking.concurrency) as self.pool:
+        with (
+            self.kept.held_open() as self.keep,
+            ThreadPoolExecutor(self.asking.concurrency) as self.pool,
+        ):
             try:
                 while self._launch() or self.flying or self.waiting:
                     self._take()
@@ -275,7 +278,7 @@ class _Run:
         """Keep the answers among results, and return them."""
         answers = [(q, result) for q, result in results if isinstance(result, Answer)]
         if answers:
-            self.kept.keep((question.key, answer) for question, answer in answers)
+            self.keep((question.key, answer) for question, answer in answers)
         self.spent += sum(answer.tokens for _, answer in answers)
         self.answered += len(answers)
         return answers
