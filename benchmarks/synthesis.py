@@ -222,8 +222,10 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[ResultRow], li
     with Endpoint(args.slots, args.delay_s, seed=1) as two:
         kills = killed(two, folder / "killed", args.items, most, args.items / served)
     quick_s, few = 0.02, min(3000, args.items)
-    with Endpoint(args.slots, quick_s, errors=0.0, timeouts=0.0) as three:
-        quick = undisturbed(three, folder / "quick", few, args.slots)
+    quick = {}
+    for threads in (args.slots, most):
+        with Endpoint(args.slots, quick_s, errors=0.0, timeouts=0.0) as three:
+            quick[threads] = undisturbed(three, folder / f"quick-{threads}", few, threads)
     whole, cut = report(folder / "whole"), report(folder / "killed")
     wrong = {arm: accounts(folder / arm, args.items) for arm in ("whole", "killed")}
     same = parts(folder / "whole") == parts(folder / "killed")
@@ -240,15 +242,15 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[ResultRow], li
         row("undisturbed", "errors served", "questions", one.counts["error"]),
         row("undisturbed", "time-outs", "questions", one.counts["hang"]),
         row("undisturbed", "served", "questions/s", served),
+        row("undisturbed", "threads", "threads", most),
         row("undisturbed", "the endpoint's limit", "questions/s", limit),
         row("undisturbed", "answered more than once", "questions", twice["whole"]),
         row("killed", "kills", "kills", kills),
         row("killed", "errors served", "questions", two.counts["error"]),
         row("killed", "time-outs", "questions", two.counts["hang"]),
         row("killed", "answered more than once", "questions", twice["cut"]),
-        row("no faults, 20 ms, as many threads as slots", "served", "questions/s", quick, few),
-        row("no faults, 20 ms, as many threads as slots", "share of the limit", "ratio",
-            quick * quick_s / args.slots, few),
+        *(row(f"no faults, {args.slots} slots of 20 ms, {threads} threads", "share of the limit",
+              "ratio", rate * quick_s / args.slots, few) for threads, rate in quick.items()),
     ]  # fmt: skip
     bad = sum(sum(counts.values()) for counts in wrong.values())
     return rows, [
