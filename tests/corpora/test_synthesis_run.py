@@ -101,6 +101,8 @@ def test_a_run_that_stops_anywhere_comes_out_the_same_and_asks_nothing_twice(tmp
             if random_.random() < 0.5 and journal:  # as a kill in the middle of a line leaves it
                 (cut / "journal.jsonl").write_bytes(journal[: -random_.randint(1, 9)])
     assert parts(cut) == parts(whole)
+    journal = [row["id"] for row in read_jsonl(cut / "journal.jsonl")]
+    assert sorted(journal) == sorted(item.id for item in items())
     answered = Counter(asked)
     plain = [n for (prompt, _), n in answered.items() if "t1" in prompt]
     assert max(plain) <= 4  # tries after faults, never after an answer
@@ -147,6 +149,13 @@ def test_a_writer_that_is_gone_fails_no_items_and_failed_ones_can_be_tried_again
     assert (report.written, report.failed) == (3, 0)
     rows = list(read_jsonl(tmp_path / "few/journal.jsonl"))
     assert sorted(row["id"] for row in rows) == sorted(item.id for item in few)
+
+
+def test_an_item_that_fails_between_others_is_accounted_for(tmp_path):
+    asking = Asking(concurrency=1, tries=1, max_tokens=10**6, progress=False)
+    wanted = list(grid("g", topic=["broken", *(f"t{i}" for i in range(9)), "broken too", "t9"]))
+    report = synthesize(STEP, wanted, Fake(), tmp_path / "o", asking=asking)
+    assert (report.written, report.failed) == (10, 2)
 
 
 def test_questions_wait_for_the_rate_and_for_what_the_server_says(tmp_path):
@@ -259,3 +268,31 @@ def test_an_error_in_a_step_is_not_hidden_and_loses_no_answer(tmp_path):
     with pytest.raises(Killed):
         synthesize(Odd(), [Item("a")], again, tmp_path / "o", asking=QUICK)
     assert (len(fake.asked), again.asked) == (2, [])
+
+
+def test_what_is_in_flight_when_a_run_breaks_off_is_kept(tmp_path):
+    @dataclass(frozen=True)
+    class Breaks:
+        name: str = "breaks"
+
+        def ask(self, item, said):
+            return None if said else item.id
+
+        def read(self, item, said):
+            raise Killed
+
+    @dataclass(frozen=True)
+    class Slow:
+        name: str = "slow"
+        asked: list = field(default_factory=list, metadata=NOT_RECORDED)
+
+        def __call__(self, prompt, *, seed=None):
+            self.asked.append(prompt)
+            time.sleep(0.3 if prompt == "slow" else 0.05)
+            return Answer("said", 1)
+
+    wanted, first, second = [Item("quick"), Item("slow")], Slow(), Slow()
+    for slow in (first, second):
+        with pytest.raises(Killed):
+            synthesize(Breaks(), wanted, slow, tmp_path / "o", asking=QUICK)
+    assert (sorted(first.asked), second.asked) == (["quick", "slow"], [])
