@@ -109,6 +109,15 @@ def test_a_run_that_stops_anywhere_comes_out_the_same_and_asks_nothing_twice(tmp
     assert max(plain) <= 4  # tries after faults, never after an answer
 
 
+def test_a_journal_that_lost_lines_gets_them_back_from_the_parts(tmp_path):
+    synthesize(STEP, items(), Fake(), tmp_path / "o", asking=QUICK, shard_items=10)
+    journal = tmp_path / "o" / "journal.jsonl"
+    lines = sorted(journal.read_text().splitlines())
+    journal.write_text("".join(line + "\n" for line in lines[5:]) + lines[0][:7])
+    synthesize(STEP, items(), Fake(), tmp_path / "o", asking=QUICK, shard_items=10)
+    assert sorted(journal.read_text().splitlines()) == lines
+
+
 def test_what_was_answered_is_never_asked_again(tmp_path):
     wanted = list(grid("g", topic=[f"t{i}" for i in range(60)]))
     first = Fake(limit=30)

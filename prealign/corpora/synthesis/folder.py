@@ -95,6 +95,7 @@ class Folder:
         whole = file.read_bytes().rfind(b"\n") + 1
         if whole < file.stat().st_size:  # a line torn by a kill
             os.truncate(file, whole)
+        self._take_back()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,6 +121,17 @@ class Folder:
             part[index] = what
             if len(part) == len(self._range(number)):
                 self._write(number, self._open.pop(number))
+
+    def _take_back(self) -> None:
+        """Write down again what the journal lacks of parts that are complete."""
+        for number in range(-(-len(self.items) // self.shard_items)):
+            file = self._file(number)
+            for row in read_jsonl(file.with_suffix(".jsonl")) if file.exists() else ():
+                if row["id"] not in self.journal:
+                    self.journal[row["id"]] = (row["outcome"], row["reason"])
+                    line = {name: row[name] for name in ("id", "outcome", "reason")}
+                    self._journal.write((json.dumps(line) + "\n").encode())
+        self._journal.flush()
 
     def missing(self) -> Iterator[int]:
         """Yield the items of the parts that are not written."""
