@@ -56,7 +56,7 @@ def read_documents(
         encoder = Encoder(vocabulary=vocabulary, all_mode=tags.removeprefix("all "))
     else:
         encoder = Encoder(vocabulary=vocabulary, tagging="own" if tags == "true tags" else "none")
-    denied = [*vocabulary.tag_ids.values(), vocabulary.inert_id]
+    denied = denied_ids(vocabulary)
     windows = []
     for index, encoded in enumerate(encoder(documents)):
         for at in range(0, max(len(encoded.ids) - 1, 0), row_tokens):
@@ -80,6 +80,11 @@ def read_documents(
         text_bytes_BL = vocabulary.token_bytes[ids_BL[:, 1:]] * text_BL[:, 1:]
         np.add.at(bytes_D, rows_B, text_bytes_BL.sum(axis=1))
     return Reading(nats_D, bytes_D)
+
+
+def denied_ids(vocabulary: Vocabulary) -> list[int]:
+    """Return the ids that a model may not write behind the guard: tags and the inert one."""
+    return [*vocabulary.tag_ids.values(), vocabulary.inert_id]
 
 
 @torch.inference_mode()

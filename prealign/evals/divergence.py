@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prealign.errors import ConfigError
+from prealign.evals.capability import denied_ids
 from prealign.evals.stats import Estimate, ratio_interval
 from prealign.guard.gate import Guard
 from prealign.guard.policy import stay
@@ -132,6 +133,5 @@ def _log_softmaxes(
         ids_BL = torch.tensor([list(read)], device=model.device)
         logits_LV = model(input_ids=ids_BL, use_cache=False).logits[0].double().cpu()
     free_LV = logits_LV.log_softmax(dim=-1).numpy()
-    denied = [*vocabulary.tag_ids.values(), vocabulary.inert_id]
-    logits_LV[:, denied] = -torch.inf
+    logits_LV[:, denied_ids(vocabulary)] = -torch.inf
     return free_LV, logits_LV.log_softmax(dim=-1).numpy()

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from prealign.errors import ConfigError, DataError
+from prealign.evals.capability import denied_ids
 from prealign.evals.monitor import BATCH_TOKENS, logits_of
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -219,11 +220,10 @@ def branch_logp(
             row, at = _branch(vocabulary, text, mode, again)
             rows.append(row)
             places.append(at)
-    denied = [*vocabulary.tag_ids.values(), vocabulary.inert_id]
     found: dict[int, Floats] = {}
     for index, logits_LV in logits_of(model, rows, batch_tokens=batch_tokens):
         own = logits_LV[torch.tensor(places[index]) - 1].double()
-        own[:, denied] = -torch.inf
+        own[:, denied_ids(vocabulary)] = -torch.inf
         ids = torch.tensor(texts[index // len(modes)], device=own.device)
         chosen = own.log_softmax(dim=-1).gather(-1, ids[:, None])[:, 0]
         found[index] = chosen.cpu().numpy()

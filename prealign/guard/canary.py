@@ -7,11 +7,9 @@ settings, that will be used. A path that leaves out the mask, the gate or both i
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from prealign.errors import GuardError
 from prealign.guard.gate import Guard
-from prealign.guard.table import TEXT, Table
+from prealign.guard.table import Table
 
 BATCHES = (1, 7)
 
@@ -81,7 +79,7 @@ def check_path(
     for index, policy in enumerate(table.policies):
         prompt = [vocabulary.end_id, *table.opening(index)]
         state = table.scan(prompt, table.start(index))
-        for token in np.flatnonzero(~table.allowed(state) & (table.column_of != TEXT)).tolist():
+        for token in table.denied(state):
             model = biased(token)
             for name, setting in settings.items():
                 for batch in BATCHES:

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from prealign.errors import GuardError
 from prealign.guard.canary import CanaryReport
 from prealign.guard.gate import Guard
@@ -99,7 +97,7 @@ def check_engine(
     for index, policy in enumerate(table.policies):
         prompt = [*prefix, *table.opening(index)]
         state = table.scan(prompt, table.start(index))
-        for token in np.flatnonzero(~table.allowed(state) & (table.column_of != TEXT)).tolist():
+        for token in table.denied(state):
             for name, setting in settings.items():
                 where = (
                     f"canary: policy {policy.name!r}, settings {name!r}, bias to "

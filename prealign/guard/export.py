@@ -37,10 +37,8 @@ import numpy as np
 
 from prealign.errors import ConfigError
 from prealign.guard.nesting import Path
-from prealign.guard.table import BAN, TEXT, Table, run_of, state_of
+from prealign.guard.table import BAN, END, TEXT, Table, run_of, state_of
 
-END, NEVER = -2, -1
-"""Columns of a table, from its end."""
 MAX_LONGEST = 1024
 """Text tokens in a row, as a bounded repetition in a grammar."""
 MAX_FORMATS = 20_000
@@ -72,7 +70,7 @@ def to_ebnf(table: Table, state: int) -> Exported:
     """
     first, run = state_of(state), run_of(state)
     rules = [f"root ::= {_some_plain(table, first, run)} rest{first}"]
-    for q in _reachable(table, first):
+    for q in table.reachable(first):
         ways = [
             f"Token({token}) {_some_plain(table, to)} rest{to}" for token, to in _moves(table, q)
         ]
@@ -97,7 +95,7 @@ def to_lark(table: Table, state: int) -> Exported:
         ConfigError: A limit of text in a row is too high for a grammar; the model can come to a
             state from which it never ends the text: no word of a grammar goes through it.
     """
-    first, rows = state_of(state), _reachable(table, state_of(state))
+    first, rows = state_of(state), table.reachable(state)
     _check_ends(table, rows)
     lines = ["start: " + " | ".join(f"to{q}" for q in rows if table.may[q, END])]
     for q in rows:
@@ -121,7 +119,7 @@ def to_structural_tag(table: Table, state: int) -> Exported:
             model may write and that change its rights, limits of text in a row, a state from
             which the model never ends the text.
     """
-    rows = _reachable(table, state_of(state))
+    rows = table.reachable(state)
     _check_ends(table, rows)
     if table.longest[rows].any():
         raise ConfigError(
@@ -237,18 +235,6 @@ class _Tags:
 
 def _exported(table: Table, text: str) -> Exported:
     return Exported(text, table.ids.ends, table.ids.size, table.fingerprint)
-
-
-def _reachable(table: Table, q: int) -> list[int]:
-    """Return the rows that the model can come to from a row within a text, itself first."""
-    found = {q: None}
-    queue = [q]
-    for one in queue:  # grows as it is read
-        for _, to in _moves(table, one):
-            if to not in found:
-                found[to] = None
-                queue.append(to)
-    return queue
 
 
 def _moves(table: Table, q: int) -> list[tuple[int, int]]:

@@ -111,7 +111,7 @@ class Follower:
         """Return the ids to deny in a negative state; None: all but the ends of text."""
         if state == BROKEN:
             return None
-        rows = _reachable(self.table, _UNSURE - state)
+        rows = self.table.reachable(_UNSURE - state)
         may: NDArray[np.bool_] = self.table.may[rows[0]].copy()
         for q in rows:
             may &= self.table.may[q]
@@ -120,17 +120,6 @@ class Follower:
         may[1:-2] = False
         denied: Ints = self._special[~may[self.table.column_of[self._special]]]
         return denied
-
-
-def _reachable(table: Table, state: int) -> list[int]:
-    """Return the rows of the table that the model can come to in this text, this one included."""
-    queue, end = [state], len(table.labels) - 2
-    for q in queue:  # grows as it is read
-        for column in np.flatnonzero(table.may[q]).tolist():
-            behind = int(table.next[q, column])
-            if column != end and behind not in queue:
-                queue.append(behind)
-    return queue
 
 
 def no_looser(table: Table, policy: str | int, than: str | int) -> bool:

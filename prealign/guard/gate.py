@@ -102,11 +102,11 @@ class Guard:
     def allows(self, states_B: Sequence[int] | Ints, token: int) -> NDArray[np.bool_]:
         """Return whether the model may write an id in each state."""
         column, states = self._special.get(token, TEXT), np.asarray(states_B, dtype=np.int64)
-        q_B = states & STATE_MASK
-        may_B: NDArray[np.bool_] = self.table.may[q_B, column].copy()
+        may_B: NDArray[np.bool_]
         if column == TEXT:
-            longest_B = self.table.longest[q_B]
-            may_B &= (longest_B == 0) | (states >> RUN_SHIFT < longest_B)
+            may_B = self.table.text_allowed(states)
+        else:
+            may_B = self.table.may[states & STATE_MASK, column]
         return may_B & (0 <= token < self.table.ids.size)
 
     def commit(

@@ -7,7 +7,7 @@ off, when the gate must refuse. A path that leaves out the mask, the gate or bot
 Shape letters:  B = rows,  L = tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +82,8 @@ def check_generate(
     """
     runs = ids = 0
     for index, policy in enumerate(table.policies):
-        for token in _denied(table, index):
+        state = table.scan(table.opening(index), table.start(index))
+        for token in table.denied(state):
             model = biased(token)
             for name, way in ways.items():
                 asked = dict(way) | dict(settings or {}) | {"policy": index}
@@ -103,12 +104,6 @@ def check_generate(
             "and a policy that denies something"
         )
     return CanaryReport(runs, ids)
-
-
-def _denied(table: Table, policy: int) -> Iterator[int]:
-    """Yield the ids other than text that a policy denies where it begins."""
-    state = table.scan(table.opening(policy), table.start(policy))
-    yield from np.flatnonzero(~table.allowed(state) & (table.column_of != TEXT)).tolist()
 
 
 def _prompts(table: Table, policy: int, *, padded: bool) -> Tensor:

@@ -168,7 +168,7 @@ class GuardWithLiterals:
         inner_B, literal_B = self._split(np.asarray(states_B, dtype=np.int64))
         logits_BV = self.guard.mask(logits_BV, inner_B)
         share_B = torch.zeros(len(inner_B), device=logits_BV.device)
-        text_B = self._writes_text(inner_B)
+        text_B = self.table.text_allowed(inner_B)
         for state in np.unique(literal_B).tolist():
             denied = self.ban.denied[state]
             rows = np.flatnonzero((literal_B == state) & text_B)
@@ -240,14 +240,6 @@ class GuardWithLiterals:
     def inner(self, state: int) -> int:
         """Return the policy's part of a state, for `Table.path` and the like."""
         return int(self._split(np.array([state], dtype=np.int64))[0][0])
-
-    def _writes_text(self, inner_B: Ints) -> NDArray[np.bool_]:
-        """Return where the policy lets the model write text."""
-        row_B, run_B = inner_B & STATE_MASK, inner_B >> RUN_SHIFT
-        longest_B = self.table.longest[row_B]
-        may_B: NDArray[np.bool_] = self.table.may[row_B, TEXT]
-        text_B: NDArray[np.bool_] = may_B & ((longest_B == 0) | (run_B < longest_B))
-        return text_B
 
     def _join(self, inner: int, literal: int) -> int:
         return inner + literal * self.table.states

@@ -27,6 +27,8 @@ BAN = -1
 """In a table: no such transition."""
 TEXT = 0
 """The column of ids that are text."""
+END, NEVER = -2, -1
+"""The columns of ids that end the text, and of those that nobody may write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ class Table:
     def over(self, state: int) -> bool:
         """Return whether the model can do nothing but end the text."""
         may = self.may[state_of(state)]
-        return bool(may[-2] and may.sum() == 1)
+        return bool(may[END] and may.sum() == 1)
 
     def scan(self, ids: Sequence[int] | NDArray[np.integer], state: int = 0) -> int:
         """Return the state behind ids that the harness has put there: a prompt, a history.
@@ -199,6 +201,32 @@ class Table:
             may[TEXT] = False
         fine: NDArray[np.bool_] = may[self.column_of]
         return fine
+
+    def denied(self, state: int) -> list[int]:
+        """Return the ids other than text that the model may not write in a state: for canaries."""
+        return np.flatnonzero(~self.allowed(state) & (self.column_of != TEXT)).tolist()
+
+    def text_allowed(self, states_B: Ints) -> NDArray[np.bool_]:
+        """Return whether the model may write text in each state."""
+        q_B = states_B & STATE_MASK
+        longest_B = self.longest[q_B]
+        below_B = (longest_B == 0) | (states_B >> RUN_SHIFT < longest_B)
+        may_B: NDArray[np.bool_] = self.may[q_B, TEXT] & below_B
+        return may_B
+
+    def reachable(self, state: int) -> list[int]:
+        """Return the rows that the model can come to from a state within a text, its own first.
+
+        Those with fewer tags come first. Behind the end of a text is nothing.
+        """
+        found = [state_of(state)]
+        seen = set(found)
+        for q in found:  # grows as it is read
+            for behind in self.next[q, 1:END][self.may[q, 1:END]].tolist():
+                if behind not in seen:
+                    seen.add(behind)
+                    found.append(behind)
+        return found
 
     def _row(self, state: int) -> int:
         """Return the row that a state stands for.
@@ -283,8 +311,8 @@ def compile_table(nesting: Nesting, policies: Sequence[Policy], ids: TagIds) -> 
     column_of = np.zeros(ids.size, dtype=np.int16)
     for column, (_, token) in enumerate(ids.tags, start=1):
         column_of[token] = column
-    column_of[list(ids.ends)] = columns - 2
-    column_of[list(ids.never)] = columns - 1
+    column_of[list(ids.ends)] = columns + END
+    column_of[list(ids.never)] = columns + NEVER
     limits = [
         policy.rule(path[-1] if path else TOP).longest or 0
         for policy in policies
@@ -309,7 +337,7 @@ def _transitions(nesting: Nesting, columns: int) -> NDArray[np.int32]:
     follow = np.full((len(index), columns), BAN, dtype=np.int32)
     for path, at in index.items():
         follow[at, TEXT] = at
-        follow[at, -2] = 0  # a new document
+        follow[at, END] = 0  # a new document
         for column, tag in enumerate(nesting.tags, start=1):
             behind = nesting.step(path, tag)
             follow[at, column] = BAN if behind is None else index[behind]
@@ -322,7 +350,7 @@ def _rights(policy: Policy, nesting: Nesting, follow: NDArray[np.int32]) -> NDAr
     for at, path in enumerate(nesting.paths):
         rule = policy.rule(path[-1] if path else TOP)
         may[at, TEXT] = rule.text
-        may[at, -2] = rule.ends
+        may[at, END] = rule.ends
         for column, tag in enumerate(nesting.tags, start=1):
             opens = tag in [nesting.by_name[mode].open for mode in rule.opens]
             own = nesting.by_name[rule.mode].close if rule.mode else None
@@ -364,13 +392,7 @@ def _check_live(table: Table) -> None:
     """
     for policy in table.policies:
         first = table.scan(table.opening(policy.name), table.start(policy.name))
-        seen, queue = {first}, [state_of(first)]
-        for q in queue:
-            for column in np.flatnonzero(table.may[q]).tolist():
-                behind = int(table.next[q, column])
-                if column != len(table.labels) - 2 and behind not in seen:
-                    seen.add(behind)
-                    queue.append(behind)
+        for q in table.reachable(first):
             others = table.may[q].copy()
             others[TEXT] &= not table.longest[q]
             if not others.any():

@@ -122,8 +122,6 @@ def ratios(
 ) -> dict[int, float]:
     """Return, by seed, `metric` of one (arm, condition) over that of another.
 
-    Over 0 it is infinite, and 0 over 0 is NaN, which reaches no bar.
-
     Raises:
         RunError: A value was not measured.
     """
@@ -132,8 +130,13 @@ def ratios(
     for seed in seeds_of(finals):
         top = by_arm[over[0], seed].value(metric, over[1])
         bottom = by_arm[under[0], seed].value(metric, under[1])
-        found[seed] = top / bottom if bottom else (math.inf if top else math.nan)
+        found[seed] = ratio(top, bottom)
     return found
+
+
+def ratio(top: float, bottom: float) -> float:
+    """Return one over the other: over 0 infinite, and 0 over 0 NaN, which reaches no bar."""
+    return top / bottom if bottom else (math.inf if top else math.nan)
 
 
 def at_least(what: str, bar: float, values: Mapping[int, float], *, control: str) -> Check:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from prealign.errors import RunError
-from prealign.recipes.results import at_least, at_most
+from prealign.recipes.results import at_least, at_most, ratio
 from prealign.recipes.two_modes import BENIGN, MODELS, QUESTION
 from prealign.runs import Check, ResultRow, read_run, write_results
 
@@ -66,24 +66,19 @@ def less_than_prefix(values: Values, metric: str) -> float:
     return attacked(values, "lock", metric) - attacked(values, "prefix-only", metric)
 
 
-def times_less(top: float, bottom: float) -> float:
-    """Return a ratio; over 0 it is infinite, and 0 over 0 no number, which reaches no bar."""
-    return top / bottom if bottom else (float("inf") if top else float("nan"))
-
-
 def world_checks(seeds: Mapping[int, Values]) -> list[Check]:
     """Return the bars of the world."""
 
     def loss(values: Values, arm: str) -> float:
-        ratio = values[f"{arm}: people who do bad", "loss"]
-        return ratio / values["mle: people who do bad", "loss"]
+        own = values[f"{arm}: people who do bad", "loss"]
+        return own / values["mle: people who do bad", "loss"]
 
     def plain(values: Values, suffix: str = "", arm: str = "lock") -> float:
         bad = values[f"mle{suffix}: plain", BAD]
-        return times_less(bad, values[f"{arm}{suffix}: plain", BAD])
+        return ratio(bad, values[f"{arm}{suffix}: plain", BAD])
 
     def under_attack(values: Values, suffix: str = "", arm: str = "lock") -> float:
-        return times_less(attacked(values, f"mle{suffix}"), attacked(values, f"{arm}{suffix}"))
+        return ratio(attacked(values, f"mle{suffix}"), attacked(values, f"{arm}{suffix}"))
 
     late = per_seed(seeds, lambda v: under_attack(v, BENIGN, "tags-late lock"))
     return [

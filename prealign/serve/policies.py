@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from prealign.errors import ConfigError
 from prealign.guard.policy import Policy, named
-from prealign.guard.table import Table, state_of, table_of
+from prealign.guard.table import Table, table_of
 from prealign.tokens.vocabulary import Vocabulary
 
 
@@ -47,8 +45,7 @@ def table_for(
 def laxer(table: Table, policy: int, than: int) -> str:
     """Return what a policy allows that another forbids, where the first can come to; or ""."""
     paths = len(table.nesting.paths)
-    seen = [state_of(table.scan(table.opening(policy), table.start(policy)))]
-    for q in seen:  # grows as it is read
+    for q in table.reachable(table.scan(table.opening(policy), table.start(policy))):
         other = q % paths + table.start(than)
         more = table.may[q] & ~table.may[other]
         inside = "/".join(table.path(q)) or "no mode"
@@ -57,11 +54,6 @@ def laxer(table: Table, policy: int, than: int) -> str:
         own, limit = int(table.longest[q]), int(table.longest[other])
         if limit and not 0 < own <= limit:
             return f"longer spans in {inside}"
-        for column in np.flatnonzero(table.may[q]).tolist():
-            behind = int(table.next[q, column])
-            # Behind the end of text is nothing.
-            if column != len(table.labels) - 2 and behind not in seen:
-                seen.append(behind)
     return ""
 
 
