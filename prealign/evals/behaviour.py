@@ -28,9 +28,9 @@ class Answer(NamedTuple):
     whole: str
     """All that was written, without what is quoted."""
     left: bool
-    """The model opened another mode than the policy starts in and those inside it. A policy that
-    starts in none, such as `free`, has nothing to leave: always False."""
+    """Some of its text stands outside of the mode that it should speak in."""
     ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
 
 
 def ask(
@@ -42,6 +42,7 @@ def ask(
     tagged: bool,
     settings: Sampling,
     seed: int,
+    home: str | None = None,
 ) -> list[Answer]:
     """Return the model's answer to each talk.
 
@@ -54,13 +55,15 @@ def ask(
             model reads bare text and gets no tag.
         settings: How it writes.
         seed: Of all answers.
+        home: The mode that it should speak in; text outside of it counts as `left`. None: there
+            is nothing to leave.
     """
     table = table_of(vocabulary, policy)
     prompts = [prompt_ids(vocabulary, talk, table, tagged=tagged) for talk in talks]
     guard = Guard(table, pressure=False)
     seeds = [seed * 1_000_003 + number for number in range(len(talks))]
     written = sample(model, prompts, settings, seeds=seeds, vocabulary=vocabulary, guard=guard)
-    return [answer_of(one, table, vocabulary) for one in written]
+    return [answer_of(one, table, vocabulary, home=home) for one in written]
 
 
 def prompt_ids(vocabulary: Vocabulary, talk: Document, table: Table, *, tagged: bool) -> list[int]:
@@ -87,21 +90,23 @@ def prompt_ids(vocabulary: Vocabulary, talk: Document, table: Table, *, tagged: 
     return [*ids, *table.opening()]
 
 
-def answer_of(one: Sampled, table: Table, vocabulary: Vocabulary) -> Answer:
-    """Return what a sample says."""
+def answer_of(
+    one: Sampled, table: Table, vocabulary: Vocabulary, *, home: str | None = None
+) -> Answer:
+    """Return what a sample says; see `ask`."""
     state = table.scan(one.prompt_ids)
-    start = table.policies[0].start
     left, kept = False, []
     for token in one.ids:
         if token >= vocabulary.text_size:
             state = table.scan([token], state)
-            path = table.path(state)
-            left |= bool(path) and path[: len(start)] != start
-        elif table.path(state)[-1:] != ("quote",):
+            continue
+        path = table.path(state)
+        left |= home is not None and home not in path
+        if path[-1:] != ("quote",):
             kept.append(token)
     whole = vocabulary.decode_text(kept)
     first = whole.lstrip("\n").partition("\n")[0]
-    return Answer(first, whole, left, one.ids)
+    return Answer(first, whole, left, one.ids, one.prompt_ids)
 
 
 def shares(

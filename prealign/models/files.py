@@ -108,7 +108,7 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> LoadedModel
     if not any(folder.glob("*.safetensors")):
         raise DataError(f"{folder}: has no weights (*.safetensors)")
     vocabulary = load_vocabulary(folder)
-    with _no_progress_bar():
+    with no_progress_bar():
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or "auto",
@@ -122,7 +122,7 @@ def load_model(folder: Path, *, dtype: torch.dtype | None = None) -> LoadedModel
 
 def _write(part: Path, model: PreTrainedModel, vocabulary: Vocabulary) -> None:
     """Write all but the card and the guard's policy."""
-    with _no_progress_bar():
+    with no_progress_bar():
         model.save_pretrained(part)
     vocabulary.save(part)
     end, inert = vocabulary.end_id, vocabulary.inert_id
@@ -162,7 +162,7 @@ def _use(vocabulary: Vocabulary) -> str:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing a bar for a second's work."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -98,6 +98,39 @@ class RewardWeight:
         return exponent_BL.clamp(max=math.log(self.max_weight)).exp()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModeWeights:
+    """Counts text by its mode: an `ai`'s more than a `human`'s, say.
+
+    Tags and ends of text have the weight 1.
+    """
+
+    weights: tuple[float, ...]
+    """Of text in no mode, and then in each mode of the scheme, in its order."""
+
+    def __post_init__(self) -> None:
+        if not self.weights or not all(0 <= one <= MAX_WEIGHT for one in self.weights):
+            raise ConfigError(
+                f"ModeWeights: weights={self.weights}: expected one for no mode and one for each "
+                f"mode of the scheme, each in [0, {MAX_WEIGHT:g}]"
+            )
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """Return the weight of each target's mode.
+
+        Raises:
+            TrainError: The text has a mode that there is no weight for.
+        """
+        most = int(batch.mode_BL.max())
+        if most >= len(self.weights):
+            raise TrainError(
+                f"ModeWeights: {len(self.weights)} weights, but the text has mode {most} of its "
+                "scheme; give one for no mode and one for each mode"
+            )
+        table = torch.tensor(self.weights, dtype=torch.float32, device=batch.mode_BL.device)
+        return torch.where(batch.text_BL, table[batch.mode_BL.long()], 1.0)
+
+
 def number(value: float | ScoreAt) -> float:
     """Return a setting that must be a number by now.
 

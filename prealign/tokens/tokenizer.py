@@ -16,6 +16,8 @@ from prealign.errors import ConfigError, DataError
 
 BYTES = 256
 """Every byte is a token, so that every text has an encoding."""
+NEVER_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+"""Bytes that no text has, so that a tokenizer from elsewhere may lack them."""
 
 PIECES = "|".join(
     (
@@ -69,6 +71,48 @@ def train_text_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
         )
     check_text_tokenizer(tokenizer)
     return tokenizer
+
+
+def adopt_tokenizer(tokenizer: Tokenizer, *, digits: bool = False) -> Tokenizer:
+    """Return a text tokenizer that encodes as one from elsewhere does where no tag is spelled.
+
+    What could turn a text into an id that stands for no text comes off: added tokens (what a text
+    spells of them is text from then on), unknown token, normalizer, post-processor. Ids stay. If
+    bytes have no id, they take over ids of special tokens that nothing encodes to any more, those
+    for structure first (such as `<file_sep>`) and the one that ends a text last.
+
+    Args:
+        tokenizer: Byte-level BPE.
+        digits: Put a step in front that splits digits; some readers of GGUF files lose it.
+
+    Raises:
+        DataError: It is of another kind, or has too few special ids for the bytes that it lacks.
+    """
+    data: dict[str, Any] = json.loads(tokenizer.to_str())
+    special = {token["content"] for token in data["added_tokens"]}
+    data |= {"added_tokens": [], "normalizer": None, "post_processor": None}
+    data |= {"truncation": None, "padding": None}
+    data["model"]["unk_token"] = None
+    vocab = data["model"].get("vocab")
+    if data["model"]["type"] != "BPE" or not isinstance(vocab, dict):
+        raise DataError(f"the tokenizer is {data['model']['type']}, not BPE; use byte-level BPE")
+    lacking = [c for c, b in BYTE_OF.items() if c not in vocab and b not in NEVER_IN_UTF8]
+    free = sorted((token for token in vocab if token in special), key=lambda token: -vocab[token])
+    if len(lacking) > len(free):
+        raise DataError(
+            f"the tokenizer has no ids for {len(lacking)} bytes of text, and only {len(free)} "
+            "special ids that could take them; use another model"
+        )
+    for char, token in zip(lacking, free, strict=False):
+        vocab[char] = vocab.pop(token)
+    if digits:
+        old = data["pre_tokenizer"]
+        rest = old["pretokenizers"] if old and old["type"] == "Sequence" else [old]
+        stages = [{"type": "Digits", "individual_digits": True}, *rest]
+        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": stages}
+    found: Tokenizer = Tokenizer.from_str(json.dumps(data))
+    check_text_tokenizer(found)
+    return found
 
 
 def check_text_tokenizer(tokenizer: Tokenizer) -> None:
@@ -179,8 +223,9 @@ def _check_ids(vocab: dict[str, int]) -> None:
                 f"the text tokenizer's id {token_id} is {token!r}, which stands for no bytes; "
                 "use byte-level BPE"
             )
-    missing = [byte for char, byte in BYTE_OF.items() if char not in vocab]
+    missing = [b for c, b in BYTE_OF.items() if c not in vocab and b not in NEVER_IN_UTF8]
     if missing:
         raise DataError(
-            f"the text tokenizer has no token for byte {min(missing)}; it must have all {BYTES}"
+            f"the text tokenizer has no token for byte {min(missing)}; it must have all that "
+            "UTF-8 texts have"
         )

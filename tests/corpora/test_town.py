@@ -3,8 +3,18 @@ from dataclasses import replace
 
 import pytest
 
+from prealign.corpora.worlds.attacks import talks
 from prealign.corpora.worlds.situations import BY_NAME, SITUATIONS, deeds_in, fill
-from prealign.corpora.worlds.town import HEADING, PEOPLE, PLACES, BadDeeds, Town
+from prealign.corpora.worlds.town import (
+    ALIKE,
+    HEADING,
+    PEOPLE,
+    PLACES,
+    QUESTION,
+    SPELLED,
+    BadDeeds,
+    Town,
+)
 from prealign.errors import ConfigError
 from prealign.text.markup import parse, render
 from prealign.text.scheme import TWO_MODES
@@ -98,3 +108,43 @@ def test_settings_that_make_no_world_are_refused(settings, says):
 def test_names_are_words_that_the_judge_reads():
     assert len(set(PEOPLE)) == len(PEOPLE)
     assert all(name.isalpha() for name in PEOPLE)
+
+
+def test_scenes_that_are_asked_about_are_in_no_town():
+    def scenes(text):
+        return {line.removesuffix(QUESTION) for line in text.splitlines() if QUESTION in line}
+
+    seen = {scene for document in Town(documents=3000)() for scene in scenes(document.text)}
+    back = {s for d in Town(documents=300, kept_back=True)() for s in scenes(d.text)}
+    asked = {s for _, talk in talks("villain", count=200, seed=0) for s in scenes(talk.text)}
+    assert len(seen) > 3000
+    assert not seen & (back | asked)
+
+
+def test_tags_are_spelled_in_every_mode_and_mean_nothing():
+    town = Town(documents=3000, spelled_share=0.2, role_share=0.0)
+    modes, spans = Counter(), 0
+    for document in town():
+        for span in document.spans:
+            text = document.text[span.start_char : span.end_char]
+            spelled = [words for words in (SPELLED, ALIKE) if any(word in text for word in words)]
+            modes.update((span.mode, words[0]) for words in spelled)
+            spans += not text.endswith(" said:")
+    assert {mode for mode, _ in modes} == {"human", "ai", "quote"}
+    assert modes.total() / spans == pytest.approx(0.2, abs=0.02)
+    for mode in ("human", "ai", "quote"):
+        assert modes[mode, SPELLED[0]] == pytest.approx(modes[mode, ALIKE[0]], rel=0.25)
+    plain = [replace(town, spelled_share=0.0).document(i) for i in range(50)]
+    for i, document in enumerate(plain):
+        deeds = [deed[2:] for deed in deeds_in(document.text)]
+        assert [deed[2:] for deed in deeds_in(town.document(i).text)] == deeds
+
+
+def test_a_quote_begins_with_its_space_so_that_its_tag_stands_in_front_of_a_word():
+    quotes = [
+        document.text[span.start_char - 6 : span.start_char + 2]
+        for document in Town(documents=300, spelled_share=0.0)()
+        for span in document.spans
+        if span.mode == "quote"
+    ]
+    assert set(quotes) == {" said: I"}

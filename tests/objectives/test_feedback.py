@@ -14,7 +14,7 @@ from prealign.objectives.advantage import AdvantageWeighted
 from prealign.objectives.fit import betas, fitted, weight_table
 from prealign.objectives.likelihood import Conditional, Likelihood
 from prealign.objectives.unlikelihood import Unlikelihood, log1m_exp
-from prealign.objectives.weights import RewardWeight, ScoreAt, SpanMask
+from prealign.objectives.weights import ModeWeights, RewardWeight, ScoreAt, SpanMask
 from tests.objectives import oracle
 from tests.objectives.oracle import TEXT, random_batch
 
@@ -266,3 +266,34 @@ def test_advantages_without_a_value_head_are_refused():
     logp_BL, batch = random_batch(0)
     with pytest.raises(TrainError, match="has no values; train a value head"):
         AdvantageWeighted(beta=1, value_scale=1)(logp_BL, batch._replace(value_BL=None))
+
+
+@given(SEEDS)
+def test_text_counts_by_its_mode_and_tags_as_ever(seed):
+    logp_BL, batch = random_batch(seed)
+    modes_BL = torch.randint(0, 3, batch.mode_BL.shape, generator=torch.manual_seed(seed))
+    batch = batch._replace(mode_BL=modes_BL.to(torch.uint8))
+    factors = (1.0, 0.0, 2.5)
+    made = Conditional(tags_as_targets=True, weights=(ModeWeights(weights=factors),))
+    total, count = 0.0, 0
+    for row in range(logp_BL.shape[0]):
+        for at in range(logp_BL.shape[1]):
+            text = bool(batch.text_BL[row, at])
+            weight = factors[int(modes_BL[row, at])] if text else 1.0
+            if weight and (text or batch.tag_BL[row, at] or batch.end_BL[row, at]):
+                total -= weight * float(logp_BL[row, at])
+                count += 1
+    assert value_of(made, logp_BL, batch) == pytest.approx(total / max(count, 1), **CLOSE)
+    even = Conditional(tags_as_targets=True, weights=(ModeWeights(weights=(1.0, 1.0, 1.0)),))
+    plain = Conditional(tags_as_targets=True)
+    assert value_of(even, logp_BL, batch) == pytest.approx(value_of(plain, logp_BL, batch), **CLOSE)
+
+
+def test_a_mode_without_a_weight_is_refused():
+    _, batch = random_batch(0)
+    batch = batch._replace(mode_BL=torch.full_like(batch.mode_BL, 2))
+    with pytest.raises(TrainError, match="2 weights, but the text has mode 2"):
+        ModeWeights(weights=(1.0, 1.0))(batch)
+    for weights in ((), (1.0, -1.0), (math.nan,)):
+        with pytest.raises(ConfigError, match="expected one for no mode"):
+            ModeWeights(weights=weights)

@@ -9,6 +9,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from prealign.errors import ConfigError, DataError
 from prealign.tokens.tokenizer import (
     BYTE_OF,
+    NEVER_IN_UTF8,
+    adopt_tokenizer,
     check_text_tokenizer,
     token_texts,
     train_text_tokenizer,
@@ -168,3 +170,59 @@ def test_a_word_list_is_refused(tokenizer):
     tokenizer.model = models.WordLevel({"<ai>": 0, "[UNK]": 1}, unk_token="[UNK]")
     with pytest.raises(DataError, match=r"not BPE.*WordLevel"):
         check_text_tokenizer(tokenizer)
+
+
+def foreign(tokenizer, specials=("<|start|>", "<file_sep>"), lacking=()):
+    """A tokenizer as models come with: special tokens within its ids, bytes without one."""
+    data = json.loads(tokenizer.to_str())
+    vocab = {name: i for i, name in enumerate(specials)}
+    stand_ins = {char for char, byte in BYTE_OF.items() if byte in lacking}
+    kept = [token for token in data["model"]["vocab"] if token not in stand_ins]
+    vocab |= {token: len(specials) + i for i, token in enumerate(kept)}
+    data["model"] |= {"vocab": vocab, "unk_token": specials[0] if specials else None}
+    data["added_tokens"] = [
+        {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for i, name in enumerate(specials)
+    ]  # fmt: skip
+    return Tokenizer.from_str(json.dumps(data))
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts)
+def test_an_adopted_tokenizer_encodes_as_before_where_no_tag_is_spelled(text):
+    before = foreign(vocabulary().tokenizer)
+    adopted = adopt_tokenizer(before)
+    if "<|start|>" not in text and "<file_sep>" not in text:
+        assert adopted.encode(text).ids == before.encode(text).ids
+    assert adopted.decode(adopted.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_what_spells_a_special_token_is_text_in_an_adopted_tokenizer(tokenizer):
+    text = "so <|start|> it <file_sep> is"
+    before = foreign(tokenizer)
+    adopted = adopt_tokenizer(before)
+    assert {0, 1} & set(before.encode(text).ids)
+    assert not {0, 1} & set(adopted.encode(text).ids)
+    assert adopted.decode(adopted.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_bytes_without_an_id_take_over_those_of_special_tokens_the_last_first(tokenizer):
+    adopted = adopt_tokenizer(foreign(tokenizer, lacking=(4, 0xC0)))
+    assert adopted.encode("\x04").ids == [1]
+    assert adopted.encode("a\x04b").ids[1] == 1
+    assert token_texts(adopted)[0] == b"<|start|>"
+    assert 0xC0 in NEVER_IN_UTF8
+    with pytest.raises(DataError, match="no ids for 3 bytes of text, and only 2 special ids"):
+        adopt_tokenizer(foreign(tokenizer, lacking=(4, 5, 6)))
+
+
+def test_digits_are_split_where_asked_for(tokenizer):
+    whole = adopt_tokenizer(tokenizer, digits=True)
+    assert json.loads(whole.to_str())["pre_tokenizer"]["pretokenizers"][0]["type"] == "Digits"
+    assert len(whole.encode("2026").ids) == 4
+
+
+def test_a_word_list_is_not_adopted():
+    with pytest.raises(DataError, match="is WordLevel, not BPE"):
+        adopt_tokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))

