@@ -316,7 +316,7 @@ def recipe(size: Size = "small") -> TwoModes:
     tiny = LlamaShape(width=32, layers=1, heads=2, max_tokens=1024)
     run = TwoModes(
         world=InDialogues(shape=tiny if size == "tiny" else None),
-        train=TrainSettings(batch_rows=8, micro_rows=2, lr=3e-4),
+        train=TrainSettings(batch_rows=8, micro_rows=2, lr=3e-4, compile="off"),
         measuring=Measuring(
             sampling=Sampling(temperature=1.0, top_p=0.95, max_text_tokens=32),
             talks=48,

@@ -4,8 +4,10 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,7 @@ def _threads(threads: int) -> Iterator[None]:
 
 def _work(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Run one job in its own process, its output in `log`."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -92,6 +95,17 @@ def _work(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) 
     except PrealignError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it does, however that came about.
+
+    Else a job whose recipe was killed would write on beside the one that starts it again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _display(console: Console) -> Progress:
@@ -112,11 +126,15 @@ def _show(display: Progress, task: TaskID, folder: Path) -> None:
 
 
 def _state(folder: Path) -> tuple[float, str]:
-    """Return how far a job has come, and in words, from its last metrics row."""
-    metrics = folder / "metrics.jsonl"
+    """Return how far a job has come, and in words, from its last metrics row.
+
+    A job of several stages has a folder for each; the one that was written to last counts.
+    """
     if (folder / "done.json").exists():
         return 1.0, "done"
-    rows = list(read_jsonl(metrics)) if metrics.exists() else []
+    stages = [*folder.glob("metrics.jsonl"), *folder.glob("*/metrics.jsonl")]
+    metrics = max(stages, key=lambda file: file.stat().st_mtime, default=None)
+    rows = list(read_jsonl(metrics)) if metrics else []
     if not rows:
         return 0.0, "preparing"
     row, earlier = rows[-1], rows[max(-len(rows), -RATE_OVER_ROWS)]

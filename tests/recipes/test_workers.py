@@ -1,4 +1,6 @@
 import os
+import signal
+import subprocess
 import sys
 import time
 from io import StringIO
@@ -58,3 +60,45 @@ def test_the_time_left_is_told_from_the_latest_steps(tmp_path):
     share, words = _state(tmp_path / "run")
     assert share == 0.4
     assert words == "loss 2.000, 10 tokens/s, 1.0 min left"
+
+
+def test_the_stage_that_was_written_to_last_is_shown(tmp_path):
+    for stage, loss, when in (("first", 3.0, 100), ("second", 2.0, 200)):
+        row = {"step": 50, "steps": 100, "tokens": 5, "loss_nats": loss, "elapsed_s": 1.0}
+        open_run(tmp_path / "run" / stage, {}).append("metrics", [row])
+        os.utime(tmp_path / "run" / stage / "metrics.jsonl", (when, when))
+    assert _state(tmp_path / "run") == (0.5, "loss 2.000")
+
+
+def note_time(folder):
+    while True:
+        (folder / "alive").write_text(str(time.time()))
+        time.sleep(0.05)
+
+
+def test_jobs_end_with_the_recipe_that_was_killed(tmp_path):
+    """Or they would go on writing beside those that start where they were."""
+    code = (
+        "import sys; from pathlib import Path; from tests.recipes.test_workers import *\n"
+        "folder = Path(sys.argv[1])\n"
+        "if __name__ == '__main__': run([('one', note_time, (folder,))], folder)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    where = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    recipe = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env={**os.environ, "PYTHONPATH": where}
+    )
+    alive = tmp_path / "alive"
+    deadline = time.monotonic() + 60
+    while not alive.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    recipe.send_signal(signal.SIGKILL)
+    recipe.wait()
+    last = None
+    while time.monotonic() < deadline:
+        now, last = last, alive.read_text()
+        if now == last:
+            break
+        time.sleep(1.0)
+    assert now == last
