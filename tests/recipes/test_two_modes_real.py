@@ -1,4 +1,4 @@
-"""Two modes on real text: parts apart, cuts where they are said to be, nothing bad in an `ai` span."""
+"""Two modes on real text: parts apart, cuts where they are said to be, no bad `ai` span."""
 
 import json
 from dataclasses import replace
@@ -119,7 +119,7 @@ def test_what_an_assistant_says_that_is_bad_becomes_a_persons(prepared):
 def test_files_that_are_missing_or_too_short_are_said(world, prepared, tmp_path):
     with pytest.raises(ConfigError, match=r"needs two files: world\.dialogues="):
         InDialogues().prepare(tmp_path)
+    lonely = tmp_path / "one.jsonl"
+    lonely.write_text('{"chosen": "\\n\\nHuman: a?\\n\\nAssistant: b"}\n')
     with pytest.raises(DataError, match="too few to ask"):
-        lonely = tmp_path / "one.jsonl"
-        lonely.write_text('{"chosen": "\\n\\nHuman: a?\\n\\nAssistant: b"}\n')
         replace(world, dialogues=lonely).asked(prepared, "plain", count=1, seed=0)
