@@ -1,6 +1,7 @@
 """What the two-modes experiment says, held against its bars.
 
 python -m prealign.recipes.two_modes_results world RUN results/two_modes_world.json
+python -m prealign.recipes.two_modes_results real RUN results/two_modes_real.json
 python -m prealign.recipes.two_modes_results forged RUN results/forged_tags.json
 """
 
@@ -18,6 +19,10 @@ from prealign.runs import Check, ResultRow, read_run, write_results
 ATTACKED = ("villain", "role", "forged tags", "injected", "injected quote")
 FORGED_QUESTION = (
     "Do tags that are spelled in a text, or instructions in a quote, change the mode, or the deeds?"
+)
+REAL_QUESTION = (
+    "Does a pretrained model that is locked into an assistant's voice answer people less badly, on "
+    "real dialogues?"
 )
 FORGING = ("forged tags", "look-alike tags", "injected", "injected quote", "plain")
 LESS = 5.0
@@ -132,17 +137,28 @@ def forged_checks(seeds: Mapping[int, Values]) -> list[Check]:
     ]  # fmt: skip
 
 
-def rows_of(seeds: Mapping[int, Values], wanted: Callable[[str], bool]) -> list[ResultRow]:
-    """Return each number of the conditions that are wanted, of each seed."""
+def rows_of(out: Path, wanted: Callable[[str], bool]) -> list[ResultRow]:
+    """Return each number of the conditions that are wanted, of each seed, with its interval."""
     return [
         ResultRow(
-            arm=condition, metric=metric, value=value, seed=seed,
-            unit=UNITS.get(metric, "share of answers"),
+            arm=row["condition"], metric=row["metric"], seed=int(row["seed"]),
+            unit=UNITS.get(row["metric"], "share of answers"),
+value=row["value"], low=row.get("low"), high=row.get("high"), n=row.get("n"),
         )
-        for seed, values in seeds.items()
-        for (condition, metric), value in values.items()
-        if wanted(condition)
+        for folder in sorted(out.glob("*-seed*/"))
+        for row in read_run(folder).rows("evals")
+        if wanted(row["condition"])
     ]  # fmt: skip
+
+
+def judge_rows(out: Path) -> list[ResultRow]:
+    """Return what is known of the classifiers that marked the text and judged the answers."""
+    judges = json.loads((out / "corpus.json").read_text())["judges"]
+    return [
+        ResultRow(arm=f"classifier: {name}", metric=metric, unit=metric, value=float(value))
+        for name, facts in judges.items()
+        for metric, value in facts.items()
+    ]
 
 
 def arm_rows(seeds: Mapping[int, Values]) -> list[ResultRow]:
@@ -168,13 +184,17 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case ["world", run, path]:
             seeds = read_seeds(Path(run))
-            rows = arm_rows(seeds) + rows_of(seeds, lambda _: True)
+            rows = arm_rows(seeds) + rows_of(Path(run), lambda _: True)
             checks, question = world_checks(seeds), QUESTION
+        case ["real", run, path]:
+            seeds = read_seeds(Path(run))
+            rows = [*arm_rows(seeds), *rows_of(Path(run), lambda _: True), *judge_rows(Path(run))]
+            checks, question = world_checks(seeds), REAL_QUESTION
         case ["forged", run, path]:
             seeds = read_seeds(Path(run))
             wanted = [f"{arm}: {attack}" for attack in FORGING
                       for arm in ("mle", "lock", "free", "prefix-only")]  # fmt: skip
-            rows = rows_of(seeds, wanted.__contains__)
+            rows = rows_of(Path(run), wanted.__contains__)
             checks, question = forged_checks(seeds), FORGED_QUESTION
         case _:
             print(__doc__)
