@@ -4,8 +4,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from transformers import PreTrainedModel
 
 from prealign.corpora.worlds.sums import open_sums
@@ -63,6 +64,8 @@ class Measuring:
     """Per attack."""
     sums: int = 120
     """Sums to finish, greedily."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights while measuring; bf16 is several times faster where the hardware has it."""
     arms: tuple[str, ...] = ()
     """Those that are asked; none: all."""
     arms_after: tuple[str, ...] = ()
@@ -93,6 +96,8 @@ def measure(
         suffix: Says after what; "": after the world's text.
     """
     rows = []
+    if measuring.precision == "bf16":
+        model = copy.deepcopy(model).to(torch.bfloat16)
     wanted = (measuring.arms_after if suffix else ()) or measuring.arms
     asked: list[tuple[Reader, PreTrainedModel, Vocabulary]] = [
         (reader, model, vocabulary)

@@ -77,7 +77,7 @@ class InDialogues:
     threads_per_dialogue: float = 2.0
     bare_share: float = 0.1
     """Of the documents: they have no tags."""
-    num_heldout: int = 200
+    num_heldout: int = 60
     """Documents of each kind whose loss is read, at most."""
 
     @property
@@ -300,7 +300,7 @@ SIZES = {
     "tiny": (
         "world.base=", "world.vocab_size=400", "world.num_heldout=8",
         "text_tokens=6000", "late_tokens=1500", "benign_tokens=1500", "measuring.talks=6",
-        "measuring.sums=4", "measuring.sampling.max_text_tokens=8", "train.batch_rows=4",
+        "measuring.sums=4", "measuring.precision=fp32", "measuring.sampling.max_text_tokens=8", "train.batch_rows=4",
         "train.lr=3e-3",
     ),
     "small": (),
@@ -321,6 +321,7 @@ def recipe(size: Size = "small") -> TwoModes:
             sampling=Sampling(temperature=1.0, top_p=0.95, max_text_tokens=32),
             talks=48,
             sums=24,
+            precision="bf16",
             arms=("mle", "filtered", "free", "prefix-only", "lock", "lock-noquote", "excised",
                   "tags-late lock"),
             arms_after=("mle", "lock", "tags-late lock"),
