@@ -97,7 +97,8 @@ def measure(
     """
     rows = []
     if measuring.precision == "bf16":
-        model = copy.deepcopy(model).to(torch.bfloat16)
+        halved: Any = copy.deepcopy(model)
+        model = halved.to(torch.bfloat16)
     wanted = (measuring.arms_after if suffix else ()) or measuring.arms
     asked: list[tuple[Reader, PreTrainedModel, Vocabulary]] = [
         (reader, model, vocabulary)

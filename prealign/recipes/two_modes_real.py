@@ -300,8 +300,8 @@ SIZES = {
     "tiny": (
         "world.base=", "world.vocab_size=400", "world.num_heldout=8",
         "text_tokens=6000", "late_tokens=1500", "benign_tokens=1500", "measuring.talks=6",
-        "measuring.sums=4", "measuring.precision=fp32", "measuring.sampling.max_text_tokens=8", "train.batch_rows=4",
-        "train.lr=3e-3",
+        "measuring.sums=4", "measuring.precision=fp32",
+        "measuring.sampling.max_text_tokens=8", "train.batch_rows=4", "train.lr=3e-3",
     ),
     "small": (),
     "full": (
