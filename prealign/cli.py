@@ -19,6 +19,8 @@ app = typer.Typer(
 
 guard = typer.Typer(help="Look after the border between text and tags.", no_args_is_help=True)
 app.add_typer(guard, name="guard")
+corpus = typer.Typer(help="Hand a corpus on: its card, in the hub's layout.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
 
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
@@ -183,6 +185,37 @@ def show(
     from prealign.report.show import read_any, show_documents
 
     show_documents(read_any(file), Console(), limit=limit)
+
+
+@corpus.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Shards: annotated, synthesised or plain.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; none: FOLDER-hub.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=LICENCE of a source; '*=LICENCE': of all the others."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the card; none: the folder's name.")] = None,
+    push: Annotated[
+        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository can be seen by all.")
+    ] = False,
+) -> None:
+    """Write a corpus in the hub's layout: a card of sources, licences, modes, scores; its data."""
+    from prealign.corpora.card.export import export
+    from prealign.corpora.card.licences import licences_of
+    from prealign.corpora.card.send import send, summary
+    from prealign.hub.push import check_repo
+
+    if push is not None:
+        check_repo(push)
+    whole, licences = folder.resolve(), licences_of(source or ())
+    done = export(folder, out or whole.with_name(f"{whole.name}-hub"), licences, title=title)
+    typer.echo(summary(done, licences))
+    if push is not None:
+        typer.echo(send(done, licences, push, public=public))
 
 
 @guard.command()
