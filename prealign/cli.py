@@ -21,6 +21,8 @@ guard = typer.Typer(help="Look after the border between text and tags.", no_args
 app.add_typer(guard, name="guard")
 corpus = typer.Typer(help="Hand a corpus on: its card, in the hub's layout.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
+models = typer.Typer(help="Hand a saved model on: its card.", no_args_is_help=True)
+app.add_typer(models, name="model")
 
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
@@ -216,6 +218,36 @@ def card(
     typer.echo(summary(done, licences))
     if push is not None:
         typer.echo(send(done, licences, push, public=public))
+
+
+@models.command("card")
+def model_card(
+    model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run it comes from; none: the one it lies in.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="None: as it is.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the model; none: as it is.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="What it was trained from, OWNER/NAME on the hub.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository can be seen by all.")
+    ] = False,
+) -> None:
+    """Write a saved model's card anew: training, results, scheme, policies, limits; upload it."""
+    from prealign.hub.push import check_repo
+    from prealign.recipes.cards import send_model, write_card
+
+    if push is not None:
+        check_repo(push)
+    made = write_card(model, run=run, title=title, licence=licence, base_model=base_model)
+    typer.echo(f"{model / 'README.md'}: licence {made.licence or 'not stated (--licence)'}")
+    if push is not None:
+        typer.echo(send_model(model, push, made, public=public))
 
 
 @guard.command()

@@ -31,11 +31,13 @@ from prealign.corpora.worlds.town import BadDeeds, Town
 from prealign.evals.behaviour import ask, shares
 from prealign.evals.capability import loss_row, read_documents
 from prealign.guard.policy import Policy, free, lock, lock_noquote, prefix_only, stay
+from prealign.models.card import Training
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.excise import excise
 from prealign.models.files import LoadedModel, load_model, save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional
+from prealign.recipes.cards import policies_of, trained_card
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
@@ -174,9 +176,16 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         sub = RunFolder(run.path / ("sums" if suffix else "town"))
         sub.path.mkdir(exist_ok=True)
         data = packed(part, documents, budget, settings, vocabulary)
-        train(model, [Phase(Conditional(tags_as_targets=True), data)], how, sub)
+        outcome = train(model, [Phase(Conditional(tags_as_targets=True), data)], how, sub)
         if not suffix:
-            save_model(run.path / "model", model, vocabulary, card=f"# two modes: {name}\n")
+            training = Training(
+                settings={"model": name, "seed": seed, "train": to_json(how)},
+                text_tokens=outcome.text_tokens,
+                steps=outcome.steps,
+            )
+            card = trained_card(f"Two modes: {name}, seed {seed}", QUESTION, training)
+            policies = policies_of(vocabulary)
+            save_model(run.path / "model", model, vocabulary, card=card, policies=policies)
         rows += measure(settings, model, vocabulary, name, seed, suffix)
     run.rewrite("evals", [{**row, "seed": seed} for row in rows])
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
