@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCardData, ModelCardData
 
 from prealign.errors import DataError
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#|~$!&@:])")
+SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#|~$!&@]|:(?=\S))")
 """What Markdown, its tables, its formulae or HTML may read as more than a letter."""
 FRONT = "---\n"
 LINK_LIKE = re.compile(r"\bwww\.", re.IGNORECASE)

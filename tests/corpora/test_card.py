@@ -91,7 +91,7 @@ def test_counts_are_those_worked_by_hand(tmp_path):
     assert cells(card, "(no mode)")[1:4] == ["1", "1", "2"]
     # judged, could not be judged, not asked: three things
     assert cells(card, "`s`")[2:5] == ["2", "1 (33.3%)", "1"]
-    assert cells(card, "kept, with a problem")[1:] == ["no parse", "b\\: no parse\\: line 1", "1"]
+    assert cells(card, "kept, with a problem")[1:] == ["no parse", "b: no parse: line 1", "1"]
     assert "| `good` | `<\\|good\\|>` | (marks only) | the top level | - |" in card
 
 
@@ -217,13 +217,17 @@ def annotated(folder, texts=("a = 'b'\nc = 1\n", "x = 1\n")):
     return folder
 
 
-def test_an_annotated_folder_says_what_scored_it_and_nothing_of_the_machine(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("rejects.json", lambda found: found), ("corpus.json", lambda found: {"rejects": found})],
+)  # fmt: skip
+def test_an_annotated_folder_says_what_scored_it_and_nothing_of_the_machine(tmp_path, name, data):
     folder = annotated(tmp_path / "annotated")
     rejects = {"counts": {"duplicate": 3}, "samples": {"duplicate": ["z: of a"]}}
-    (tmp_path / "rejects.json").write_text(json.dumps(rejects))
+    (tmp_path / name).write_text(json.dumps(data(rejects)))
     export(folder, tmp_path / "o", licences_of(["n=cc0-1.0"]))
     card = card_of(tmp_path / "o")
-    assert cells(card, "left out in reading")[1:] == ["duplicate", "z\\: of a", "3"]
+    assert cells(card, "left out in reading")[1:] == ["duplicate", "z: of a", "3"]
     assert f"fingerprint `{GOOD_BAD.fingerprint}`" in card
     assert metadata_load(tmp_path / "o/README.md")["license"] == "cc0-1.0"
     everything = b"".join(files(tmp_path / "o").values())

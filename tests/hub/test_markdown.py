@@ -2,7 +2,7 @@
 
 import pytest
 from huggingface_hub import metadata_load
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prealign.errors import DataError
@@ -37,6 +37,7 @@ def test_a_name_cannot_end_the_front_matter_or_set_another_key(tmp_path, front):
     assert split_front(text)[1] == "# body\n"
 
 
+@settings(max_examples=50, deadline=None)
 @given(ANY)
 def test_any_text_is_read_back_from_the_yaml(tmp_path_factory, text):
     data = load(tmp_path_factory.mktemp("card"), dataset_front({"pretty_name": "n" + text}))

@@ -60,7 +60,7 @@ def test_a_recipes_card_is_read_by_the_hub_and_says_what_is_known(saved, two_mod
     assert data["library_name"] == "transformers"
     assert data["tags"][0] == "prealign"
     assert "license" not in data
-    assert '\n# x\\: "y" --- \\#\\# Use license\\: mit\n' in text
+    assert '\n# x: "y" --- \\#\\# Use license: mit\n' in text
     assert text.count("\n## Use\n") == 1
     assert text.count("\n---\n") == 1
     assert "text tokens read: 10." in text
@@ -133,7 +133,7 @@ def test_what_a_person_wrote_stays(saved):
     assert data["license_name"] == "My own terms"
     assert data["tags"] == ["prealign", "alignment", "mode-tags", "mine"]
     assert text_of(saved).index("## Thanks") < text_of(saved).index("\n## Use\n")
-    assert read_card(file).title == 'x\\: "y" --- \\#\\# Use license\\: mit'
+    assert read_card(file).title == 'x: "y" --- \\#\\# Use license: mit'
     write_card(saved, title="a_b")
     assert "\n# a\\_b\n" in text_of(saved)
     file.write_text("---\na: [\n---\n# t\n")

@@ -108,6 +108,7 @@ def facts_of(folder: Path) -> Facts:
     _add_done(left, done or {})
     for place in (folder, *([folder.parent] if folder.name == "annotated" else [])):
         _add_rejects(left, _json(place / "rejects.json") or {})
+        _add_rejects(left, (_json(place / "corpus.json") or {}).get("rejects") or {})
     environment = config.get("environment", {})
     return Facts(
         shards=shards,

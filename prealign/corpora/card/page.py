@@ -215,7 +215,11 @@ def _left(left: Left, counts: Counts) -> str:
             ["kept, with a problem", escape(name), _first(samples), f"{count:,}"]
         )  # fmt: skip
     if not rows:
-        known = "Nothing." if left.recorded else "Nothing is recorded beside the shards."
+        known = (
+            "Nothing, says what made the shards."
+            if left.recorded
+            else "Nothing is recorded beside the shards."
+        )
         return f"## What was left out\n\n{known}\n"
     head = ["where", "why", "the first", "documents"]
     return "## What was left out\n\n" + table(head, rows, words=3)
