@@ -19,6 +19,10 @@ app = typer.Typer(
 
 guard = typer.Typer(help="Look after the border between text and tags.", no_args_is_help=True)
 app.add_typer(guard, name="guard")
+corpus = typer.Typer(help="Hand a corpus on: its card, in the hub's layout.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
+models = typer.Typer(help="Hand a saved model on: its card.", no_args_is_help=True)
+app.add_typer(models, name="model")
 
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
@@ -183,6 +187,67 @@ def show(
     from prealign.report.show import read_any, show_documents
 
     show_documents(read_any(file), Console(), limit=limit)
+
+
+@corpus.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Shards: annotated, synthesised or plain.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write; none: FOLDER-hub.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=LICENCE of a source; '*=LICENCE': of all the others."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the card; none: the folder's name.")] = None,
+    push: Annotated[
+        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository can be seen by all.")
+    ] = False,
+) -> None:
+    """Write a corpus in the hub's layout: a card of sources, licences, modes, scores; its data."""
+    from prealign.corpora.card.export import export
+    from prealign.corpora.card.licences import licences_of
+    from prealign.corpora.card.send import send, summary
+    from prealign.hub.push import check_repo
+
+    if push is not None:
+        check_repo(push)
+    whole, licences = folder.resolve(), licences_of(source or ())
+    done = export(folder, out or whole.with_name(f"{whole.name}-hub"), licences, title=title)
+    typer.echo(summary(done, licences))
+    if push is not None:
+        typer.echo(send(done, licences, push, public=public))
+
+
+@models.command("card")
+def model_card(
+    model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
+    run: Annotated[
+        Path | None, typer.Option(help="The run it comes from; none: the one it lies in.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="None: as it is.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the model; none: as it is.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="What it was trained from, OWNER/NAME on the hub.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository can be seen by all.")
+    ] = False,
+) -> None:
+    """Write a saved model's card anew: training, results, scheme, policies, limits; upload it."""
+    from prealign.hub.push import check_repo
+    from prealign.recipes.cards import send_model, write_card
+
+    if push is not None:
+        check_repo(push)
+    made = write_card(model, run=run, title=title, licence=licence, base_model=base_model)
+    typer.echo(f"{model / 'README.md'}: licence {made.licence or 'not stated (--licence)'}")
+    if push is not None:
+        typer.echo(send_model(model, push, made, public=public))
 
 
 @guard.command()

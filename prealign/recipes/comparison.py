@@ -27,10 +27,13 @@ from prealign.evals.samples import (
     sample_row,
     write_samples,
 )
+from prealign.hub.markdown import code, escape
+from prealign.models.card import Training
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.recipes.arms import Arm, phases_of
+from prealign.recipes.cards import policies_of, trained_card
 from prealign.recipes.data import (
     CorpusSettings,
     Prepared,
@@ -45,7 +48,7 @@ from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Scorer
-from prealign.train.loop import Progress, train
+from prealign.train.loop import Progress, TrainOutcome, train
 from prealign.train.settings import TrainSettings
 
 Size = Literal["tiny", "small", "full"]
@@ -175,7 +178,10 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
         run,
         at_eval=at_eval,
     )
-    save_model(run.path / "model", model, data.vocabulary, card=card(study, arm, seed))
+    save_model(
+        run.path / "model", model, data.vocabulary,
+        card=card(study, arm, seed, outcome, model), policies=policies_of(data.vocabulary),
+    )  # fmt: skip
     rows, samples = measure_arm(
         model, data, study, arm, seed, prompts=prompts, heldout=data.heldout, curve=False
     )
@@ -322,11 +328,17 @@ def speaker(console: Console, run: RunFolder) -> Callable[[str], None]:
     return say
 
 
-def card(study: Comparison, arm: Arm, seed: int) -> str:
+def card(study: Comparison, arm: Arm, seed: int, outcome: TrainOutcome, model: Any) -> str:
     """Return the text of the model's card."""
-    objectives = ", then ".join(f"`{type(stage.objective).__name__}`" for stage in arm.stages)
-    return (
-        f"# {study.title}: {arm.name}, seed {seed}\n\n{study.question}\n\n"
-        f"Trained on {study.text_tokens:,} text tokens with `prealign`; objective {objectives}, "
-        f"{'with' if arm.tagged else 'without'} tags in the text.\n"
+    objectives = ", then ".join(code(type(stage.objective).__name__) for stage in arm.stages)
+    training = Training(
+        settings={"seed": seed, "arm": to_json(arm), "train": to_json(study.train)},
+        text_tokens=outcome.text_tokens,
+        steps=outcome.steps,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+    lead = (
+        f"{escape(study.question)}\n\nTrained with `prealign`; objective {objectives}, "
+        f"{'with' if arm.tagged else 'without'} tags in the text."
+    )
+    return trained_card(f"{study.title}: {arm.name}, seed {seed}", lead, training)

@@ -23,10 +23,12 @@ from prealign.corpora.source import PythonSource
 from prealign.corpora.split import Part, split
 from prealign.evals.capability import loss_row, read_documents
 from prealign.evals.samples import Condition, judge, measure, sample_row, write_samples
+from prealign.models.card import Training
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional, Likelihood
+from prealign.recipes.cards import policies_of, trained_card
 from prealign.recipes.data import thinned
 from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
@@ -160,8 +162,14 @@ def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
         return [{**row, "final": last} for row in rows]
 
     objective = Conditional(tags_as_targets=True) if is_tagged else Likelihood()
-    train(model, [Phase(objective, data)], settings.train, run, at_eval=look)
-    save_model(run.path / "model", model, vocabulary, card=f"# first steps: {arm}, seed {seed}\n")
+    outcome = train(model, [Phase(objective, data)], settings.train, run, at_eval=look)
+    training = Training(
+        settings={"objective": to_json(objective), "train": to_json(settings.train)},
+        text_tokens=outcome.text_tokens,
+        steps=outcome.steps,
+    )
+    card = trained_card(f"First steps: {arm}, seed {seed}", QUESTION, training)
+    save_model(run.path / "model", model, vocabulary, card=card, policies=policies_of(vocabulary))
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
 
 

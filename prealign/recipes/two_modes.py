@@ -24,11 +24,13 @@ from prealign.config import override, to_json
 from prealign.corpora.worlds.sums import Sums
 from prealign.corpora.worlds.town import Town
 from prealign.errors import ConfigError
+from prealign.models.card import Training
 from prealign.models.create import LlamaShape
 from prealign.models.files import load_model, save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional
 from prealign.objectives.weights import ModeWeights
+from prealign.recipes.cards import policies_of, trained_card
 from prealign.recipes.comparison import Size
 from prealign.recipes.two_modes_ask import Measuring, measure
 from prealign.recipes.two_modes_town import InTown
@@ -134,9 +136,20 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
     for suffix, learnt, data, how in stages:
         part = run.path / ("sums" if suffix else "world")
         part.mkdir(exist_ok=True)
-        train(model, [Phase(learnt, data)], how, RunFolder(part))
+        outcome = train(model, [Phase(learnt, data)], how, RunFolder(part))
         if not suffix:
-            save_model(run.path / "model", model, vocabulary, card=f"# two modes: {name}\n")
+            facts = {
+                "model": name,
+                "seed": seed,
+                "objective": to_json(learnt),
+                "train": to_json(how),
+            }
+            training = Training(
+                settings=facts, text_tokens=outcome.text_tokens, steps=outcome.steps
+            )
+            card = trained_card(f"Two modes: {name}, seed {seed}", QUESTION, training)
+            policies = policies_of(vocabulary)
+            save_model(run.path / "model", model, vocabulary, card=card, policies=policies)
         saved = part / "measured.json"
         if not saved.exists():
             found = measure(
