@@ -64,6 +64,7 @@ def test_the_commands_it_names_exist():
     names = set(re.findall(r"^prealign (\w+)", README, flags=re.MULTILINE))
     assert names == {
         "recipes", "run", "annotate", "calibrate", "show", "sample", "report", "guard", "serve",
+        "corpus", "model",
     }  # fmt: skip
     for name in names:
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
