@@ -10,7 +10,6 @@ A part is written when all its items have come to their end. Its bytes depend on
 not on their order in time, nor on how often the run was killed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from prealign.corpora.synthesis.step import Item
 from prealign.errors import RunError
-from prealign.runs import open_run, read_jsonl, write_atomic
+from prealign.runs import hold_folder, open_run, read_jsonl, write_atomic
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
 from prealign.text.shards import write_shard
@@ -80,12 +79,8 @@ class Folder:
             RunError: It holds another run, or another process is at work in it.
         """
         open_run(self.path, self._settings, recipe="synthesis")
-        self._lock = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise RunError(f"{self.path}: another process is writing to it; wait for it") from error
+        self._held = hold_folder(self.path)
+        self._held.__enter__()
         file = self.path / "journal.jsonl"
         rows = list(read_jsonl(file)) if file.exists() else []
         self.journal: dict[str, tuple[Outcome, str | None]] = {
@@ -100,7 +95,7 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()
-        self._lock.close()
+        self._held.__exit__(None, None, None)
 
     def end(self, ended: Iterable[tuple[int, Ended]]) -> None:
         """Write down what became of items, and the parts that are complete by that."""
@@ -171,6 +166,7 @@ class Folder:
                 "parent": item.parent.id if item.parent else None,
                 "outcome": what.outcome,
                 "reason": what.reason,
+                "slots": dict(item.slots),
                 "seed": item_seed(item, self._settings["seed"]),
                 "step": self._settings["step"].name,
                 "model": self._settings["writer"].name,
@@ -184,7 +180,7 @@ class Folder:
             "scorers": [],
             "segmenter": None,
             "source": {"step": self._settings["step"].name, "model": self._settings["writer"].name},
-            "scheme": TWO_MODES.name,
+            "scheme": TWO_MODES.to_json(),
         }
         write_shard(self._file(number), documents, header)
 
