@@ -5,6 +5,7 @@
     journal.jsonl        a line per item when it came to its end; grows by whole lines
     part-00000.parquet   the documents of the first `shard_items` items, in the items' order
     part-00000.jsonl     a line per item of them, whatever became of it: its provenance
+    summary.json         counts, and the reasons of rejects; written last
 
 A part is written when all its items have come to their end. Its bytes depend on the answers alone,
 not on their order in time, nor on how often the run was killed.
@@ -136,6 +137,7 @@ class Folder:
 
     def retry_failed(self) -> None:
         """Forget the items that failed, and take back the parts they are in."""
+        (self.path / "summary.json").unlink(missing_ok=True)
         for number in range(-(-len(self.items) // self.shard_items)):
             file = self._file(number)
             if file.exists() and any(
@@ -176,8 +178,9 @@ class Folder:
             rows.append(json.dumps(row) + "\n")
             documents += [what.document] if what.document else []
         write_atomic(self._file(number).with_suffix(".jsonl"), "".join(rows))
+        scores = sorted({name for d in documents for span in d.spans for name in span.scores})
         header: dict[str, Any] = {
-            "scorers": [],
+            "scorers": [{"name": name} for name in scores],
             "segmenter": None,
             "source": {"step": self._settings["step"].name, "model": self._settings["writer"].name},
             "scheme": TWO_MODES.to_json(),
