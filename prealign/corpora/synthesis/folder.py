@@ -83,10 +83,7 @@ class Folder:
         self._held = hold_folder(self.path)
         self._held.__enter__()
         file = self.path / "journal.jsonl"
-        rows = list(read_jsonl(file)) if file.exists() else []
-        self.journal: dict[str, tuple[Outcome, str | None]] = {
-            row["id"]: (row["outcome"], row["reason"]) for row in rows
-        }
+        self.journal = read_journal(file)
         self._journal = file.open("ab")
         whole = file.read_bytes().rfind(b"\n") + 1
         if whole < file.stat().st_size:  # a line torn by a kill
@@ -117,6 +114,17 @@ class Folder:
             part[index] = what
             if len(part) == len(self._range(number)):
                 self._write(number, self._open.pop(number))
+
+    def take_over(self, ended: Mapping[str, tuple[Outcome, str | None]]) -> None:
+        """Write down what other folders say of items that came to nothing there."""
+        lines = []
+        for id, (outcome, reason) in ended.items():
+            if outcome != "written" and id not in self.journal:
+                self.journal[id] = (outcome, reason)
+                line = {"id": id, "outcome": outcome, "reason": reason}
+                lines.append(json.dumps(line) + "\n")
+        self._journal.write("".join(lines).encode())
+        self._journal.flush()
 
     def _take_back(self) -> None:
         """Write down again what the journal lacks of parts that are complete."""
@@ -186,6 +194,12 @@ class Folder:
             "scheme": TWO_MODES.to_json(),
         }
         write_shard(self._file(number), documents, header)
+
+
+def read_journal(file: Path) -> dict[str, tuple[Outcome, str | None]]:
+    """Return how each item in a journal ended, and why it was not written; none: no such file."""
+    rows = read_jsonl(file) if file.exists() else ()
+    return {row["id"]: (row["outcome"], row["reason"]) for row in rows}
 
 
 def provenance(path: Path) -> Iterator[dict[str, Any]]:

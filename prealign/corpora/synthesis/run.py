@@ -94,10 +94,7 @@ def synthesize(
         RunError: The folder holds another run, another process is in it, or ids are not unique.
     """
     asking = asking or Asking()
-    if shard_items < 1:
-        raise ConfigError(f"shard_items={shard_items}: must be at least 1")
-    settings = {"step": step, "writer": writer, "seed": seed}
-    with Folder(out, settings, list(items), shard_items) as folder:
+    with folder_of(step, items, writer, out, seed=seed, shard_items=shard_items) as folder:
         if retry_failed:
             folder.retry_failed()
         _Run(step, writer, folder, seed, asking).run()
@@ -105,6 +102,20 @@ def synthesize(
         summary = {"step": step.name, "model": writer.name, **vars(found)}
         write_atomic(out / "summary.json", json.dumps(summary, indent=1, sort_keys=True) + "\n")
     return found
+
+
+def folder_of(
+    step: Step, items: Iterable[Item], writer: Writer, out: Path, *, seed: int, shard_items: int
+) -> Folder:
+    """Return the folder of a run, to be entered; the arguments are those of `synthesize`.
+
+    Raises:
+        ConfigError: A shard has no items.
+    """
+    if shard_items < 1:
+        raise ConfigError(f"shard_items={shard_items}: must be at least 1")
+    settings = {"step": step, "writer": writer, "seed": seed}
+    return Folder(out, settings, list(items), shard_items)
 
 
 @dataclass(slots=True)
