@@ -99,14 +99,18 @@ class SynthesizeTask:
             RunError: A task is still at work.
         """
         items, writer = list(self.items()), self.writers[0]
-        run = {"seed": self.seed, "shard_items": self.shard_items}
-        with folder_of(self.step, items, writer, self.out, **run) as folder:
+        with folder_of(
+            self.step, items, writer, self.out, seed=self.seed, shard_items=self.shard_items
+        ) as folder:
             for part in sorted(self.folder.glob("*-of-*")):
                 with hold_folder(part):
                     kept = KeptAnswers(part / "answers.sqlite").all()
                     KeptAnswers(self.out / "answers.sqlite").keep(kept.items())
                     folder.take_over(read_journal(part / "journal.jsonl"))
-        report = synthesize(self.step, items, writer, self.out, asking=self.asking, **run)
+        report = synthesize(
+            self.step, items, writer, self.out,
+            seed=self.seed, asking=self.asking, shard_items=self.shard_items,
+        )  # fmt: skip
         shutil.rmtree(self.folder, ignore_errors=True)
         return report
 
