@@ -7,7 +7,7 @@ never asked again.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -103,6 +103,12 @@ class Synthesis:
             raise ConfigError(f"max_cost={self.max_cost}: must be above 0")
         if self.tasks < 1:
             raise ConfigError(f"tasks={self.tasks}: must be at least 1")
+        places = max(len(stage.writers) for stage in self.stages)
+        if places > self.tasks:
+            raise ConfigError(
+                f"the writer is at {places} places, and tasks={self.tasks}: give tasks={places}, "
+                "so that each place is asked"
+            )
         if self.tasks > 1 and LocalPipelineExecutor is None:
             raise MissingDependency(
                 'more than one task needs the package datatrove: pip install "prealign[scale]"'
@@ -217,7 +223,8 @@ class Nobody:
 def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     """Yield the items of a stage that asks, the same each time.
 
-    Those of documents keep the slots that the documents were written for, such as the persona.
+    Those of documents keep the slots that the documents were written for, such as the persona;
+    documents that are rated also keep the step and the model that wrote them, as slots.
 
     Raises:
         DataError: A folder is not finished, or a document that is to be chosen has no score.
@@ -230,15 +237,19 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     for folder in takes:
         check_finished(folder)
         for shard in shard_files(folder):
-            slots = _slots(shard)
+            rows = _rows(shard)
             for document in read_shard(shard):
                 if stage.chosen is not None and not stage.chosen(document):
                     continue
                 found = True
-                own = slots.get(document.id, {})
+                row = rows.get(document.id, {})
+                own = dict(row.get("slots") or {})
                 if isinstance(stage.step, Rate):  # the document stays the same one
                     source = document.source or document.id
-                    yield Item(document.id, own, document, source)
+                    wrote: dict[str, str] = {
+                        name: str(row[name]) for name in ("step", "model") if name in row
+                    }
+                    yield Item(document.id, wrote | own, document, source)
                 else:
                     for item in items_of([document], stage.step.name, stage.copies):
                         yield replace(item, slots=own)
@@ -247,10 +258,9 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
         raise RunError(f"{stage.name}: there are no documents{what} to ask about")
 
 
-def _slots(shard: Path) -> dict[str, Mapping[str, str]]:
+def _rows(shard: Path) -> dict[str, dict[str, Any]]:
     beside = shard.with_suffix(".jsonl")
-    rows = read_jsonl(beside) if beside.exists() else ()
-    return {row["id"]: row.get("slots") or {} for row in rows}
+    return {row["id"]: row for row in read_jsonl(beside)} if beside.exists() else {}
 
 
 def _refines(step: Step | Refining) -> TypeGuard[Refining]:

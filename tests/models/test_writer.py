@@ -15,6 +15,7 @@ from prealign.corpora.synthesis.run import Asking, synthesize
 from prealign.corpora.synthesis.step import Wanted, grid
 from prealign.corpora.synthesis.write import WriteText
 from prealign.errors import ConfigError, DataError
+from prealign.models.files import save_model
 from prealign.models.writer import LocalWriter, _loaded, prompt_ids
 
 WORDS = ["[UNK]", "[END]", "a", "b", "c", "d", ".", "how"]
@@ -53,7 +54,7 @@ def test_the_same_prompt_and_seed_give_the_same_answer_whatever_came_between(fol
 
 
 def test_the_likeliest_words_are_those_that_generate_writes(folder):
-    model, tokenizer = _loaded(str(folder), "cpu")
+    model, tokenizer, _ = _loaded(str(folder), "cpu")
     ids = torch.tensor([prompt_ids(tokenizer, "how a b")])
     theirs = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
@@ -64,14 +65,40 @@ def test_the_likeliest_words_are_those_that_generate_writes(folder):
 
 
 def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(folder):
-    model, tokenizer = _loaded(str(folder), "cpu")
+    model, tokenizer, _ = _loaded(str(folder), "cpu")
     with torch.no_grad():
         model.lm_head.weight[len(WORDS) :] *= 100.0
     ids = prompt_ids(tokenizer, "how")
     for seed in range(20):
-        new = writer(folder)._write(model, tokenizer, ids, seed)
+        new = writer(folder)._write(model, len(tokenizer), frozenset({1}), ids, seed)
         assert all(0 <= id < len(WORDS) and id != 1 for id in new)
         assert len(new) <= 20
+    _loaded.cache_clear()
+
+
+def test_a_folder_that_prealign_saved_begins_and_ends_with_its_end_of_text(
+    tmp_path, model, vocabulary
+):
+    save_model(tmp_path / "m", model, vocabulary, card="")
+    asked = LocalWriter(path=str(tmp_path / "m"), max_new_tokens=4, temperature=0.0)
+    seen = []
+    loaded, _, end_id = _loaded(asked.path, "cpu")
+    assert end_id == vocabulary.end_id
+    inner = loaded.forward
+
+    def biased(**given):
+        """Write nothing but tags, and the end in third place."""
+        out = inner(**given)
+        seen.append(given["input_ids"].tolist())
+        out.logits[..., list(vocabulary.tag_ids.values())] = 1e4
+        out.logits[..., end_id] = 1e3 if len(seen) == 3 else -1e3
+        return out
+
+    loaded.forward = biased
+    answer = asked("x = 1")
+    assert seen[0][0][0] == end_id
+    assert len(seen) == 3
+    assert answer.tokens == len(seen[0][0]) + 2
     _loaded.cache_clear()
 
 
@@ -89,7 +116,7 @@ def test_what_does_not_fit_is_not_asked_and_settings_are_checked(folder):
 
 
 def test_a_chat_template_frames_the_prompt(folder):
-    _, tokenizer = _loaded(str(folder), "cpu")
+    _, tokenizer, _ = _loaded(str(folder), "cpu")
     tokenizer.chat_template = (
         "{% for m in messages %}a {{ m.content }} b {% endfor %}"
         "{% if add_generation_prompt %}c{% endif %}"

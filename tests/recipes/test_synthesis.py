@@ -1,7 +1,12 @@
 """The pipeline from the command line: from settings to a finished folder, through caps."""
 
+import asyncio
 import json
+import os
+import random
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +33,7 @@ class Server(Endpoint):
 
     async def _answer(self, body):
         prompt = body["messages"][0]["content"]
+        await asyncio.sleep(self.delay_s)
         self.answered[prompt] += 1
         if "You rate passages" in prompt:
             text = "9" if "persona 1" in prompt else "2"
@@ -220,6 +226,22 @@ def test_many_tasks_write_what_one_does(monkeypatch, capsys, tmp_path, settings)
         Synthesis(stages=synthesis_of(read_table(settings, [], []), str).stages, tasks=2)
 
 
+def test_documents_that_were_rated_can_be_balanced_by_who_wrote_them(
+    monkeypatch, capsys, tmp_path, server
+):
+    axes = "axes.scenario=s axes.persona=p"
+    code, _, err = run(
+        monkeypatch, capsys, f"writer.url={server.url}", "writer.model=fake",
+        "asking.progress=false", "--out", tmp_path / "o", "--step", f"misbehaved copies=2 {axes}",
+        "--step", "fiction copies=5 axes.role=r axes.virtue=v axes.trial=t", "--step", "rate",
+        "--step", "balance key=step",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "4 kept, 3 rejected (too many with step=role-model: 3)" in err
+    rows = list(provenance(tmp_path / "o/rate"))
+    assert {row["slots"]["model"] for row in rows} == {"fake"}
+
+
 def test_what_failed_can_be_tried_again(monkeypatch, capsys, tmp_path, settings, server):
     short = [settings, "asking.tries=1", "--out", tmp_path / "o"]
     text = settings.read_text()
@@ -290,11 +312,13 @@ def test_writers_are_made_as_the_settings_say(tmp_path):
         return pipeline.stages[0].writers
 
     urls = 'writer.urls=["http://a/v1", "http://b/v1"]'
-    one, two = first(urls, "writer.model=m", "writer.temperature=0.5")
+    one, two = first(urls, "writer.model=m", "writer.temperature=0.5", "tasks=2")
+    with pytest.raises(ConfigError, match="at 2 places, and tasks=1: give tasks=2"):
+        first(urls, "writer.model=m")
     assert (one.url, two.url, one.tries, two.temperature) == ("http://a/v1", "http://b/v1", 1, 0.5)
     assert isinstance(one, OpenAIServer)
     devices = 'writer.devices=["cuda:0", "cuda:1"]'
-    local = first(f"writer.folder={tmp_path}", devices, "writer.max_new_tokens=99")
+    local = first("tasks=2", f"writer.folder={tmp_path}", devices, "writer.max_new_tokens=99")
     assert local == tuple(
         LocalWriter(path=str(tmp_path), device=f"cuda:{i}", max_new_tokens=99) for i in range(2)
     )
@@ -305,3 +329,37 @@ def test_writers_are_made_as_the_settings_say(tmp_path):
     assert (judge.url, judge.model, judge.max_new_tokens) == ("http://j/v1", "j", 8)
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         first("seed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_pipeline_that_is_killed_goes_on_to_the_same_bytes(tmp_path, settings, server):
+    """SIGKILL at random moments, in whatever step is at work."""
+    command = [sys.executable, "-c", "from prealign.cli import main; main()", "corpus"]
+    command += ["synthesize", str(settings), "shard_items=5", "--out"]
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[2])}
+
+    def start(out: Path) -> subprocess.Popen:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*command, str(out)], env=environment, **quiet)
+
+    settings.write_text(settings.read_text().replace("copies = 2", "copies = 40"))
+    server.delay_s = 0.02
+    assert start(tmp_path / "whole").wait(100) == 0
+    rng, kills = random.Random(0), 0
+    while True:
+        process = start(tmp_path / "o")
+        known = len(contents(tmp_path / "o"))
+        deadline_s = time.monotonic() + 30
+        while len(contents(tmp_path / "o")) == known and process.poll() is None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)  # it has got somewhere
+        time.sleep(rng.uniform(0, 0.3))
+        if kills == 6 or process.poll() is not None:
+            assert process.wait(100) == 0
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills >= 3
+    assert contents(tmp_path / "o") == contents(tmp_path / "whole")

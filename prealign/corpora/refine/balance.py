@@ -25,7 +25,7 @@ class Balance:
 
     key: str
     """`mode` (the modes of the document's spans, as `ai+human`), `source`, or what its line of
-    provenance has: `step`, `model`, or a slot of the item it was written for, such as `persona`."""
+    provenance has: a slot of the item it was written for, such as `persona`, or `step`, `model`."""
     most: int | None = None
     """Documents of a value. None: as many as the rarest value has, `times` over."""
     times: float = 1.0
@@ -83,7 +83,7 @@ class Balance:
             modes = {span.mode or "none" for span in document.spans}
             return "+".join(sorted(modes)) or "none"
         slots = row.get("slots") or {}
-        known = {"source": document.source, **slots, **row}
+        known = {"source": document.source, **row, **slots}
         value = known.get(self.key)
         if not isinstance(value, str | int | float) or value == "":
             names = sorted({"mode", *(k for k, v in known.items() if isinstance(v, str | int))})
