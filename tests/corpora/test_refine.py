@@ -336,6 +336,16 @@ def test_pairs_of_just_the_similarity_are_compared_99_times_of_100():
             Deduplicate(**wrong)
 
 
+def test_documents_are_compared_with_those_that_stayed_alone(tmp_path):
+    texts = [numbered((at, at + 100)) for at in (0, 8, 16)]  # neighbours: 92 / 108, ends: 84 / 116
+    source = shards(
+        tmp_path / "in", [one(str(i), text) for i, text in enumerate([*texts, texts[1]])]
+    )
+    step = Deduplicate(words=1, permutations=1024)
+    assert step(source, tmp_path / "o", progress=False).rejected == {"near-duplicate": 2}
+    assert ids(tmp_path / "o") == ["0", "2"]
+
+
 def test_the_same_pairs_are_found_as_by_comparing_all(tmp_path):
     rng = np.random.default_rng(0)
     documents = []
@@ -426,7 +436,7 @@ def test_an_evaluation_set_that_changed_is_another_run_and_a_bad_one_is_named(ex
     moved.parent.mkdir()
     moved.write_bytes(exam.read_bytes())
     Decontaminate(files=(moved,))(source, tmp_path / "o", progress=False)  # only moved
-    moved.write_text(json.dumps({"q": RUN13}))
+    moved.write_text(exam.read_text().replace("fourteen", "forty"))  # of the same size
     with pytest.raises(RunError, match="holds another run"):
         Decontaminate(files=(moved,))(source, tmp_path / "o", progress=False)
     (tmp_path / "bad.jsonl").write_text("{}\n{oops\n")

@@ -15,6 +15,7 @@ from prealign.corpora.synthesis.run import Asking, synthesize
 from prealign.corpora.synthesis.step import Wanted, grid
 from prealign.corpora.synthesis.write import WriteText
 from prealign.errors import ConfigError, DataError
+from prealign.models.choose import uniforms
 from prealign.models.files import save_model
 from prealign.models.writer import LocalWriter, _loaded, prompt_ids
 
@@ -73,6 +74,17 @@ def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(folder):
         new = writer(folder)._write(model, len(tokenizer), frozenset({1}), ids, seed)
         assert all(0 <= id < len(WORDS) and id != 1 for id in new)
         assert len(new) <= 20
+    _loaded.cache_clear()
+
+
+def test_each_draw_has_a_number_of_its_own(folder):
+    """Where all 8 words are as likely, the draw at each place says which it is."""
+    model, tokenizer, _ = _loaded(str(folder), "cpu")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    new = writer(folder)._write(model, len(tokenizer), frozenset(), [7], seed=5)
+    assert new == [int(uniforms([5], [place])[0] * len(WORDS)) for place in range(20)]
+    assert len(set(new)) > 4
     _loaded.cache_clear()
 
 
