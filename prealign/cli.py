@@ -24,6 +24,9 @@ app.add_typer(corpus, name="corpus")
 models = typer.Typer(help="Hand a saved model on: its card.", no_args_is_help=True)
 app.add_typer(models, name="model")
 
+corpus = typer.Typer(help="Make a corpus, and look after it.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
+
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
 
@@ -291,6 +294,42 @@ def excise(
     vocabulary = excise_folder(model, mode, out).vocabulary
     left = ", ".join(one.name for one in vocabulary.scheme.modes)
     typer.echo(f"{out}: {vocabulary.size} ids, modes: {left}; serve it under a lock on one of them")
+
+
+@corpus.command()
+def synthesize(
+    out: Annotated[Path, typer.Option(help="The folder to write to; run again to go on.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE.toml] [KEY=VALUE]...",
+            help="Settings such as seed, max_tokens, max_cost, writer.url, asking.concurrency.",
+        ),
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(help='A step after the file\'s, such as misbehaved or "balance key=persona".'),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", help="A folder of shards to begin with.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again about what got no answer.")
+    ] = False,
+) -> None:
+    """Let a language model write a corpus, step by step, and sift it."""
+    from dataclasses import replace
+
+    from prealign.recipes.synthesis_settings import read_table, synthesis_of
+
+    given = list(settings or [])
+    file = Path(given.pop(0)) if given and "=" not in given[0] else None
+    table = read_table(file, given, step or ())
+    if inputs:
+        table["inputs"] = [*table.get("inputs", []), *map(str, inputs)]
+    pipeline = replace(synthesis_of(table, _load), retry_failed=retry_failed)
+    for folder in pipeline(out):
+        typer.echo(folder)
 
 
 @app.command()

@@ -14,6 +14,7 @@ cut off when the file is next opened to append.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import platform
@@ -101,6 +102,21 @@ def read_run(path: Path) -> RunFolder:
     if not (path / "config.json").is_file():
         raise RunError(f"{path}: holds no run (no config.json); give a folder that a recipe wrote")
     return RunFolder(path)
+
+
+@contextlib.contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Let no other process hold the folder meanwhile; a kill lets go of it.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{path}: another process is writing to it; wait for it") from error
+        yield
 
 
 def environment() -> dict[str, Any]:

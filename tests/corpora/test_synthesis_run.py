@@ -1,6 +1,8 @@
 """The runner accounts for every item once, whatever the writer does and whenever it is killed."""
 
+import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -306,3 +308,25 @@ def test_what_is_in_flight_when_a_run_breaks_off_is_kept(tmp_path):
         synthesize(Breaks(), [Item("quick"), Item("slow")], slow, tmp_path / "o", asking=QUICK)
     assert sorted(slow.asked) == ["quick", "slow"]
     assert KeptAnswers(tmp_path / "o" / "answers.sqlite").tokens == 2
+
+
+def test_the_lines_of_progress_have_rate_time_left_cost_and_rejects(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("prealign.corpora.synthesis.run.EVERY_S", 0.0)
+    asking = Asking(concurrency=1, tries=1, price_per_million=2e5)
+    wanted = list(grid("g", topic=["short", "refused", *(f"t{i}" for i in range(9))]))
+    synthesize(STEP, wanted, Fake(), tmp_path / "o", asking=asking)
+    said = capsys.readouterr().err.splitlines()
+    form = re.compile(
+        r"s: (\d+) written, 2 rejected \(too short: 1, the writer refuses the question: 1\), "
+        r"0 failed, (\d+) left \(\d+\.\d min\); \d+\.\d answers/s, 0 to be tried again, "
+        r"(\d+) tokens, cost (\d+\.\d\d)"
+    )
+    found = [[float(x) for x in match.groups()] for line in said if (match := form.fullmatch(line))]
+    assert found
+    for written, left, tokens, cost in found:
+        assert written + 2 + left == 11
+        assert tokens >= 10 * written + 3
+        assert cost == round(tokens / 5, 2)
+    summary = json.loads((tmp_path / "o/summary.json").read_text())
+    assert (summary["items"], summary["written"], summary["tokens"]) == (11, 9, 93)
+    assert summary["rejected"] == {"too short": 1, "the writer refuses the question": 1}

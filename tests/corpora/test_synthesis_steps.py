@@ -20,7 +20,10 @@ from prealign.corpora.synthesis.write import (
 from prealign.errors import ConfigError, DataError
 from prealign.text.document import Document, Span
 from prealign.text.markup import parse, render
-from prealign.text.scheme import TWO_MODES
+from prealign.text.scheme import GOOD_BAD, TWO_MODES, Mode, Scheme
+from prealign.tokens.encode import Encoder
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary
 
 
 def scored(*pairs, id="d", source="src") -> Document:
@@ -248,3 +251,38 @@ def test_critique_and_revise_change_the_last_words_of_the_ai_and_nothing_else(tm
     file.write_text("# nothing\n")
     with pytest.raises(DataError, match="has no principles"):
         constitution(file)
+
+
+@pytest.mark.parametrize("scheme", [TWO_MODES, GOOD_BAD])
+@pytest.mark.parametrize(
+    "text",
+    [CENSORED, f"a {CENSORED}b", f"\\{CENSORED}", f"<\\{CENSORED[1:]}", f"<{CENSORED}>", "<",
+     f"{CENSORED}{CENSORED}", f"<ai{CENSORED}>", f"</quote>{CENSORED}<quote>", "censored/>"],
+)  # fmt: skip
+def test_the_mark_of_what_was_left_out_is_text_and_no_tag(text, scheme):
+    """It stands as it is in the markup, next to tags too, and comes back as it was."""
+    assert CENSORED == "<censored/>"
+    mode = scheme.modes[0].name
+    half = len(text)
+    document = Document("d", text * 2, (Span(0, half, mode), Span(half, 2 * half, mode)))
+    markup = render(document, scheme)
+    assert parse(markup, scheme, id="d") == document
+    assert CENSORED not in scheme.tags
+    assert markup.count(CENSORED) == document.text.count(CENSORED)
+
+
+def test_the_mark_gets_no_id_of_a_tag():
+    tokenizer = train_text_tokenizer([f"Someone wrote: {CENSORED} and so on. " * 9], size=270)
+    vocabulary = Vocabulary(tokenizer, TWO_MODES)
+    item = Item("q", parent=NICE_AND_BAD)
+    document = Quote(score="bad", cut=0.5).read(item, [])
+    (row,) = Encoder(vocabulary=vocabulary)([document])
+    opened = [vocabulary.tag_ids[tag] for tag in ("<ai>", "<quote>", "</quote>", "</ai>")]
+    assert [id for id in row.ids.tolist() if id in vocabulary.tag_ids.values()] == opened
+
+
+def test_a_scheme_whose_tag_the_mark_is_has_it_escaped():
+    scheme = Scheme(name="odd", modes=(Mode(name="gone", open=CENSORED),))
+    document = Document("d", f"a {CENSORED} b", (Span(0, 15, "gone"),))
+    assert render(document, scheme) == f"{CENSORED}a <\\censored/> b"
+    assert parse(render(document, scheme), scheme, id="d") == document

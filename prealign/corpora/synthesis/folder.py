@@ -5,12 +5,12 @@
     journal.jsonl        a line per item when it came to its end; grows by whole lines
     part-00000.parquet   the documents of the first `shard_items` items, in the items' order
     part-00000.jsonl     a line per item of them, whatever became of it: its provenance
+    summary.json         counts, and the reasons of rejects; written last
 
 A part is written when all its items have come to their end. Its bytes depend on the answers alone,
 not on their order in time, nor on how often the run was killed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from prealign.corpora.synthesis.step import Item
 from prealign.errors import RunError
-from prealign.runs import open_run, read_jsonl, write_atomic
+from prealign.runs import hold_folder, open_run, read_jsonl, write_atomic
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
 from prealign.text.shards import write_shard
@@ -80,17 +80,10 @@ class Folder:
             RunError: It holds another run, or another process is at work in it.
         """
         open_run(self.path, self._settings, recipe="synthesis")
-        self._lock = (self.path / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise RunError(f"{self.path}: another process is writing to it; wait for it") from error
+        self._held = hold_folder(self.path)
+        self._held.__enter__()
         file = self.path / "journal.jsonl"
-        rows = list(read_jsonl(file)) if file.exists() else []
-        self.journal: dict[str, tuple[Outcome, str | None]] = {
-            row["id"]: (row["outcome"], row["reason"]) for row in rows
-        }
+        self.journal = read_journal(file)
         self._journal = file.open("ab")
         whole = file.read_bytes().rfind(b"\n") + 1
         if whole < file.stat().st_size:  # a line torn by a kill
@@ -100,7 +93,7 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         self._journal.close()
-        self._lock.close()
+        self._held.__exit__(None, None, None)
 
     def end(self, ended: Iterable[tuple[int, Ended]]) -> None:
         """Write down what became of items, and the parts that are complete by that."""
@@ -122,6 +115,17 @@ class Folder:
             if len(part) == len(self._range(number)):
                 self._write(number, self._open.pop(number))
 
+    def take_over(self, ended: Mapping[str, tuple[Outcome, str | None]]) -> None:
+        """Write down what other folders say of items that came to nothing there."""
+        lines = []
+        for id, (outcome, reason) in ended.items():
+            if outcome != "written" and id not in self.journal:
+                self.journal[id] = (outcome, reason)
+                line = {"id": id, "outcome": outcome, "reason": reason}
+                lines.append(json.dumps(line) + "\n")
+        self._journal.write("".join(lines).encode())
+        self._journal.flush()
+
     def _take_back(self) -> None:
         """Write down again what the journal lacks of parts that are complete."""
         for number in range(-(-len(self.items) // self.shard_items)):
@@ -141,6 +145,7 @@ class Folder:
 
     def retry_failed(self) -> None:
         """Forget the items that failed, and take back the parts they are in."""
+        (self.path / "summary.json").unlink(missing_ok=True)
         for number in range(-(-len(self.items) // self.shard_items)):
             file = self._file(number)
             if file.exists() and any(
@@ -171,6 +176,7 @@ class Folder:
                 "parent": item.parent.id if item.parent else None,
                 "outcome": what.outcome,
                 "reason": what.reason,
+                "slots": dict(item.slots),
                 "seed": item_seed(item, self._settings["seed"]),
                 "step": self._settings["step"].name,
                 "model": self._settings["writer"].name,
@@ -180,13 +186,20 @@ class Folder:
             rows.append(json.dumps(row) + "\n")
             documents += [what.document] if what.document else []
         write_atomic(self._file(number).with_suffix(".jsonl"), "".join(rows))
+        scores = sorted({name for d in documents for span in d.spans for name in span.scores})
         header: dict[str, Any] = {
-            "scorers": [],
+            "scorers": [{"name": name} for name in scores],
             "segmenter": None,
             "source": {"step": self._settings["step"].name, "model": self._settings["writer"].name},
-            "scheme": TWO_MODES.name,
+            "scheme": TWO_MODES.to_json(),
         }
         write_shard(self._file(number), documents, header)
+
+
+def read_journal(file: Path) -> dict[str, tuple[Outcome, str | None]]:
+    """Return how each item in a journal ended, and why it was not written; none: no such file."""
+    rows = read_jsonl(file) if file.exists() else ()
+    return {row["id"]: (row["outcome"], row["reason"]) for row in rows}
 
 
 def provenance(path: Path) -> Iterator[dict[str, Any]]:

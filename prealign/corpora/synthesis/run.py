@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from prealign.config import fingerprint
 from prealign.corpora.synthesis.folder import Ended, Folder, Report, item_seed, report
 from prealign.corpora.synthesis.step import Item, Rejected, Step
 from prealign.errors import ConfigError, DataError
+from prealign.runs import write_atomic
 
 EVERY_S = 10.0
 """Seconds between lines of progress."""
@@ -93,14 +94,28 @@ def synthesize(
         RunError: The folder holds another run, another process is in it, or ids are not unique.
     """
     asking = asking or Asking()
-    if shard_items < 1:
-        raise ConfigError(f"shard_items={shard_items}: must be at least 1")
-    settings = {"step": step, "writer": writer, "seed": seed}
-    with Folder(out, settings, list(items), shard_items) as folder:
+    with folder_of(step, items, writer, out, seed=seed, shard_items=shard_items) as folder:
         if retry_failed:
             folder.retry_failed()
         _Run(step, writer, folder, seed, asking).run()
-    return report(out)
+        found = report(out)
+        summary = {"step": step.name, "model": writer.name, **vars(found)}
+        write_atomic(out / "summary.json", json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    return found
+
+
+def folder_of(
+    step: Step, items: Iterable[Item], writer: Writer, out: Path, *, seed: int, shard_items: int
+) -> Folder:
+    """Return the folder of a run, to be entered; the arguments are those of `synthesize`.
+
+    Raises:
+        ConfigError: A shard has no items.
+    """
+    if shard_items < 1:
+        raise ConfigError(f"shard_items={shard_items}: must be at least 1")
+    settings = {"step": step, "writer": writer, "seed": seed}
+    return Folder(out, settings, list(items), shard_items)
 
 
 @dataclass(slots=True)
@@ -143,6 +158,7 @@ class _Run:
         self.missing = deque(self.folder.missing())
         self.begin_s = self.shown_s = self.next_s = time.monotonic()
         self.answered = 0
+        self.ended_before = len(self.folder.journal)
         # A few wait in line, so that no thread idles while answers are written to the disk.
         strict = self.asking.max_per_s or self.asking.max_tokens
         self.most = self.asking.concurrency * (1 if strict else 2)
@@ -316,16 +332,20 @@ class _Run:
         if not self.asking.progress or now_s - self.shown_s < EVERY_S:
             return
         self.shown_s = now_s
-        rate = self.answered / (now_s - self.begin_s)
-        counts = {"written": 0, "rejected": 0, "failed": 0}
-        for outcome, _ in self.folder.journal.values():
-            counts[outcome] += 1
-        left = len(self.folder.items) - sum(counts.values())
+        since_s = now_s - self.begin_s
+        counts = Counter(outcome for outcome, _ in self.folder.journal.values())
+        reasons = Counter(why for what, why in self.folder.journal.values() if what == "rejected")
+        most = ", ".join(f"{why}: {n:,}" for why, n in reasons.most_common(3))
+        ended = counts.total()
+        left = len(self.folder.items) - ended
+        news = ended - self.ended_before
+        left_s = f"{left * since_s / news / 60:.1f} min" if news else "time unknown"
         price = self.asking.price_per_million
         cost = "" if price is None else f", cost {self.spent * price / 1e6:.2f}"
         print(
-            f"{counts['written']:,} written, {counts['rejected']:,} rejected, "
-            f"{counts['failed']:,} failed, {left:,} left; {rate:.1f} answers/s, "
+            f"{self.step.name}: {counts['written']:,} written, {counts['rejected']:,} rejected"
+            f"{f' ({most})' if most else ''}, {counts['failed']:,} failed, {left:,} left "
+            f"({left_s}); {self.answered / since_s:.1f} answers/s, "
             f"{len(self.waiting)} to be tried again, {self.spent:,} tokens{cost}",
             file=sys.stderr,
             flush=True,

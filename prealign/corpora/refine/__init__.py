@@ -1,0 +1,1 @@
+"""Steps from shards to shards: judge, filter, deduplicate, decontaminate, balance."""
