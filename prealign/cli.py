@@ -19,13 +19,10 @@ app = typer.Typer(
 
 guard = typer.Typer(help="Look after the border between text and tags.", no_args_is_help=True)
 app.add_typer(guard, name="guard")
-corpus = typer.Typer(help="Hand a corpus on: its card, in the hub's layout.", no_args_is_help=True)
+corpus = typer.Typer(help="Make a corpus, and hand it on with its card.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 models = typer.Typer(help="Hand a saved model on: its card.", no_args_is_help=True)
 app.add_typer(models, name="model")
-
-corpus = typer.Typer(help="Make a corpus, and look after it.", no_args_is_help=True)
-app.add_typer(corpus, name="corpus")
 
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]

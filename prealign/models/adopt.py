@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from prealign.errors import DataError, MissingDependency
@@ -52,27 +53,49 @@ def adopt(
             BPE.
     """
     model: Any
+    tokenizer: Any
     if where == SMOLLM2:
-        folder = packaged_folder()
-        options: dict[str, Any] = {"gguf_file": FILE, "local_files_only": True}
-        how = options | {"quantization_config": GgufConfig(dequantize=True)}
+        model, tokenizer = smollm2(dtype=dtype)
     else:
-        folder, options, how = Path(where), {}, {"use_safetensors": True}
-    name = str(folder) if folder.is_dir() else where
-    try:
-        with no_progress_bar():
-            tokenizer: Any = AutoTokenizer.from_pretrained(name, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", **how
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: cannot be loaded as a model ({error})") from error
+        name = str(Path(where)) if Path(where).is_dir() else where
+        try:
+            with no_progress_bar():
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                model = AutoModelForCausalLM.from_pretrained(
+                    name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+                )
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where}: cannot be loaded as a model ({error})") from error
     whole = getattr(tokenizer, "backend_tokenizer", None)
     if whole is None:
         raise DataError(f"{where}: its tokenizer is not one of the tokenizers library")
-    vocabulary = Vocabulary(adopt_tokenizer(whole, digits=where == SMOLLM2), scheme)
+    vocabulary = Vocabulary(adopt_tokenizer(whole), scheme)
     add_tags(model, vocabulary, seed=seed)
     return LoadedModel(model.eval(), vocabulary)
+
+
+def smollm2(*, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Return the packaged model and its own tokenizer, which has a chat template.
+
+    Raises:
+        MissingDependency: The package, or the reader of its format, is not there.
+        DataError: The package holds other files than it should.
+    """
+    folder = packaged_folder()
+    options: dict[str, Any] = {"gguf_file": FILE, "local_files_only": True}
+    with no_progress_bar():
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa",
+            quantization_config=GgufConfig(dequantize=True), **options,
+        )  # fmt: skip
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    return model.eval(), tokenizer
 
 
 def packaged_folder() -> Path:

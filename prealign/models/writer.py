@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prealign.ask.answer import Answer, CannotAnswer
 from prealign.config import NOT_RECORDED
 from prealign.errors import ConfigError, DataError
+from prealign.models.adopt import SMOLLM2, smollm2
 from prealign.models.choose import choose, uniforms
 from prealign.tokens.vocabulary import load_vocabulary
 
@@ -36,8 +37,8 @@ class LocalWriter:
         ConfigError: A setting is out of its range.
     """
 
-    path: str
-    """A folder with safetensors and a tokenizer."""
+    path: str = SMOLLM2
+    """A folder with safetensors and a tokenizer; or the small model that comes as a package."""
     max_new_tokens: int = 512
     temperature: float = 1.0
     """0: the likeliest id each time, whatever the seed."""
@@ -123,6 +124,9 @@ def _loaded(path: str, device: str) -> tuple[Any, Any, int | None]:
 
     It is called under the lock, so that they are loaded once.
     """
+    if path == SMOLLM2:
+        model, tokenizer = smollm2()
+        return model.to(device), tokenizer, None
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

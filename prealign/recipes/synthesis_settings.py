@@ -54,6 +54,7 @@ from prealign.corpora.synthesis.write import (
     WriteText,
 )
 from prealign.errors import ConfigError
+from prealign.models.adopt import SMOLLM2, packaged_folder
 from prealign.models.writer import LocalWriter
 from prealign.recipes.synthesis import Chosen, Stage, Synthesis
 
@@ -235,14 +236,21 @@ def _rate(own: Table, where: str) -> Any:
 
 def _writers(table: Mapping[str, Any], key: str) -> tuple[Writer, ...]:
     own = dict(_table(table.get(key, {}), key))
-    if "folder" in own:
+    if not own.keys() & {"url", "urls", "model"}:  # in this process
         places = _strings(own.pop("devices", ["cpu"]), f"{key}.devices")
-        own["path"] = own.pop("folder")
-        if not Path(str(own["path"])).is_dir():
-            raise ConfigError(f"{key}.folder={own['path']}: is no folder of a model")
+        own["path"] = own.pop("folder", SMOLLM2)
+        if own["path"] == SMOLLM2:
+            packaged_folder()  # says what to install
+        elif not Path(str(own["path"])).is_dir():
+            raise ConfigError(
+                f"{key}.folder={own['path']}: is no folder of a model, nor {SMOLLM2!r}"
+            )
         return tuple(_made(LocalWriter, {**own, "device": place}, key) for place in places)
     if "url" not in own and "urls" not in own:
-        raise ConfigError(f"{key}: names no model; give {key}.url and {key}.model, or {key}.folder")
+        raise ConfigError(
+            f"{key}: names a model and no server; give {key}.url, or {key}.folder for one in this "
+            "process"
+        )
     urls = _strings(own.pop("urls", None) or [own.pop("url")], f"{key}.urls")
     defaults = {"max_new_tokens": 1024, "temperature": 1.0} if key == "writer" else {}
     fixed = {**defaults, **own, "tries": 1}  # the runner does the trying again

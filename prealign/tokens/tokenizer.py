@@ -73,7 +73,7 @@ def train_text_tokenizer(texts: Iterable[str], *, size: int) -> Tokenizer:
     return tokenizer
 
 
-def adopt_tokenizer(tokenizer: Tokenizer, *, digits: bool = False) -> Tokenizer:
+def adopt_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """Return a text tokenizer that encodes as one from elsewhere does where no tag is spelled.
 
     What could turn a text into an id that stands for no text comes off: added tokens (what a text
@@ -83,7 +83,6 @@ def adopt_tokenizer(tokenizer: Tokenizer, *, digits: bool = False) -> Tokenizer:
 
     Args:
         tokenizer: Byte-level BPE.
-        digits: Put a step in front that splits digits; some readers of GGUF files lose it.
 
     Raises:
         DataError: It is of another kind, or has too few special ids for the bytes that it lacks.
@@ -105,11 +104,6 @@ def adopt_tokenizer(tokenizer: Tokenizer, *, digits: bool = False) -> Tokenizer:
         )
     for char, token in zip(lacking, free, strict=False):
         vocab[char] = vocab.pop(token)
-    if digits:
-        old = data["pre_tokenizer"]
-        rest = old["pretokenizers"] if old and old["type"] == "Sequence" else [old]
-        stages = [{"type": "Digits", "individual_digits": True}, *rest]
-        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": stages}
     found: Tokenizer = Tokenizer.from_str(json.dumps(data))
     check_text_tokenizer(found)
     return found

@@ -217,12 +217,6 @@ def test_bytes_without_an_id_take_over_those_of_special_tokens_the_last_first(to
         adopt_tokenizer(foreign(tokenizer, lacking=(4, 5, 6)))
 
 
-def test_digits_are_split_where_asked_for(tokenizer):
-    whole = adopt_tokenizer(tokenizer, digits=True)
-    assert json.loads(whole.to_str())["pre_tokenizer"]["pretokenizers"][0]["type"] == "Digits"
-    assert len(whole.encode("2026").ids) == 4
-
-
 def test_a_word_list_is_not_adopted():
     with pytest.raises(DataError, match="is WordLevel, not BPE"):
         adopt_tokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
