@@ -316,7 +316,7 @@ def recipe(size: Size = "small") -> TwoModes:
     tiny = LlamaShape(width=32, layers=1, heads=2, max_tokens=1024)
     run = TwoModes(
         world=InDialogues(shape=tiny if size == "tiny" else None),
-        train=TrainSettings(batch_rows=8, micro_rows=2, lr=3e-4, compile="off"),
+        train=TrainSettings(batch_rows=4, micro_rows=2, lr=3e-4, compile="off"),
         measuring=Measuring(
             sampling=Sampling(temperature=1.0, top_p=0.95, max_text_tokens=32),
             talks=48,
@@ -326,12 +326,10 @@ def recipe(size: Size = "small") -> TwoModes:
                   "tags-late lock"),
             arms_after=("mle", "lock", "tags-late lock"),
         ),
-        text_tokens=100_000,
-        late_tokens=10_000,
+        text_tokens=60_000,
+        late_tokens=6_000,
         late_lr=1e-4,
-        benign_tokens=5_000,
+        benign_tokens=4_000,
         benign_lr=5e-5,
-        processes=1,
-        threads=1,
     )  # fmt: skip
     return override(run, SIZES[size])
