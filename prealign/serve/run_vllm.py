@@ -149,6 +149,8 @@ def start_engine(folder: Path, vocabulary: Vocabulary, serving: Serving) -> Any:
                 logprobs_mode="raw_logprobs",
                 max_logprobs=0,
                 disable_log_stats=True,
+                # Control-C reaches vLLM's process as well, which then ends what it is at.
+                shutdown_timeout=round(serving.limits.drain_s),
             )
         )
     except PrealignError:
