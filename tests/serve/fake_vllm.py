@@ -33,8 +33,11 @@ class FakeVllm:
     """
 
     def __init__(self, vocabulary, table, often=()):
-        self.vocabulary, self.table, self.often = vocabulary, table, dict(often)
+        self.vocabulary, self.table = vocabulary, table
+        self.often = {vocabulary.end_id: -9} | dict(often)
         self.follower = Follower(table)
+        texts = vocabulary.token_texts
+        self.rare = [at for at, text in enumerate(texts) if not text.isascii()]  # so text is text
         self.errored = self.down = False
         self.running = 0
         self.requests = []
@@ -50,6 +53,7 @@ class FakeVllm:
         """Return what the model says behind an id, before bias and mask."""
         rng = np.random.default_rng([seed, last])
         logits_V = rng.normal(0, 2, self.vocabulary.size)
+        logits_V[self.rare] -= 30
         for token, more in self.often.items():
             logits_V[token] += more
         return logits_V

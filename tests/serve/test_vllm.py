@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from prealign.models.sample import Sampling
 httpx = pytest.importorskip("httpx")
 run_vllm = pytest.importorskip("prealign.serve.run_vllm", reason='needs "prealign[serve]"')
 policies = pytest.importorskip("prealign.serve.policies")
+odds_of_tags = pytest.importorskip("prealign.serve.odds")
 fake_vllm = pytest.importorskip("tests.serve.fake_vllm")
 
 CHAT = "/v1/chat/completions"
@@ -32,7 +34,7 @@ BODY = {"messages": [{"role": "user", "content": "def <ai></human>"}], "seed": 1
 def engine(vocabulary, serving):
     """It quotes often, and would often write what is denied."""
     table = policies.table_for(vocabulary, "lock", serving.also, "ai")
-    often = {"<quote>": 5, "</quote>": 6, "<human>": 6, "</human>": 6, "<ai>": 6}
+    often = {"<quote>": 3, "</quote>": 3, "<human>": 6, "</human>": 6, "<ai>": 6, "</ai>": -9}
     return fake_vllm.FakeVllm(
         vocabulary, table, {vocabulary.tag_ids[t]: n for t, n in often.items()}
     )
@@ -73,32 +75,29 @@ def chunks_of(response):
     return [json.loads(line) for line in lines if line != "[DONE]"], lines[-1] == "[DONE]"
 
 
-def seen(vocabulary, told, mode):
-    """The text of the ids of one mode, read off the ids alone."""
-    inside, found = False, b""
+def said(vocabulary, told, texts):
+    """Pairs of a mode and its text, read off the first ids alone: so many of text."""
+    mode, found = "ai", []
     for token in told.ids:
         if token in (vocabulary.tag_ids["<quote>"], vocabulary.tag_ids["</quote>"]):
-            inside = token == vocabulary.tag_ids["<quote>"]
-        elif token < vocabulary.text_size and inside == (mode == "quote"):
-            found += vocabulary.token_texts[token]
-    return found.decode(errors="replace")
+            mode = "quote" if token == vocabulary.tag_ids["<quote>"] else "ai"
+        elif token < vocabulary.text_size and texts:
+            text, texts = vocabulary.token_texts[token].decode(), texts - 1
+            if found and found[-1][0] == mode:
+                found[-1] = (mode, found[-1][1] + text)
+            else:
+                found.append((mode, text))
+    return found
 
 
 def test_an_answer_is_what_vllm_wrote_in_spans_with_its_modes(engine, made, ask, vocabulary):
     found = ask(made(), {}).json()
     [told] = engine.requests
     choice = found["choices"][0]
-    texts = [token for token in told.ids if token < vocabulary.text_size]
-    wrote = b"".join(vocabulary.token_texts[token] for token in texts[:30])
-    assert (
-        choice["message"]["content"].encode(errors="surrogateescape")[:8]
-        == wrote.decode(errors="replace").encode()[:8]
-    )
-    spans = choice["prealign"]["spans"]
-    assert {span["mode"] for span in spans} == {"ai", "quote"}
-    for mode in ("ai", "quote"):
-        text = "".join(span["text"] for span in spans if span["mode"] == mode)
-        assert seen(vocabulary, told, mode).startswith(text[:-1])
+    spans = [(span["mode"], span["text"]) for span in choice["prealign"]["spans"]]
+    assert spans == said(vocabulary, told, 30)
+    assert {mode for mode, _ in spans} == {"ai", "quote"}
+    assert choice["message"]["content"] == "".join(text for _, text in spans)
     assert found["usage"]["completion_tokens"] == 30
     assert choice["finish_reason"] == "length"
     tags = vocabulary.tag_ids
@@ -142,6 +141,28 @@ def test_what_vllm_does_not_show_is_null_and_not_made_up(engine, made, ask):
     assert "prealign_pressure_count 0.0" in service.metrics.page().decode()
 
 
+def test_odds_in_each_state_are_sums_over_the_whole_distribution(engine, vocabulary):
+    """Also where text is denied, and where hardly anything but tags has a probability."""
+    table, odds = engine.table, odds_of_tags.Odds(engine.table)
+    rng = np.random.default_rng(0)
+    for state in range(table.states):
+        raw_V = rng.normal(0, 3, vocabulary.size)
+        raw_V -= np.logaddexp.reduce(raw_V)
+        allowed_V, text_V = table.allowed(state), np.exp(raw_V[: vocabulary.text_size])
+        for token in (7, vocabulary.end_id, vocabulary.tag_ids["<quote>"]):
+            shown = {one: SimpleNamespace(logprob=raw_V[one]) for one in (*odds.ids, token)}
+            pressure, logprob = odds.of(state, token, shown)
+            assert pressure == pytest.approx(np.exp(raw_V[~allowed_V]).sum(), abs=1e-9)
+            text = token < vocabulary.text_size
+            assert logprob == (pytest.approx(np.log(text_V[7] / text_V.sum())) if text else None)
+            for lost in odds.ids:
+                some = {one: entry for one, entry in shown.items() if one != lost}
+                assert odds.of(state, token, some) == (None, None)
+    wants = {one: SimpleNamespace(logprob=-99.0) for one in (*odds.ids, 7)}
+    wants[vocabulary.end_id] = SimpleNamespace(logprob=-1e-6)
+    assert odds.of(0, 7, wants)[1] is None
+
+
 def test_many_streams_at_once_say_what_each_says_alone(made, serve, engine):
     engine.pause_s = 0.001
     with serve(made()) as url, ThreadPoolExecutor(8) as pool:
@@ -161,28 +182,32 @@ def test_many_streams_at_once_say_what_each_says_alone(made, serve, engine):
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("tag", ["<human>", "<quote>"])
 def test_a_tag_that_vllm_lets_through_fails_its_choice_and_reaches_nobody(
-    engine, made, ask, vocabulary, stream
+    engine, made, ask, vocabulary, tag, stream
 ):  # fmt: skip
-    """The mask is lost behind the canary, as in an engine that skips it on some path."""
+    """The mask is lost behind the canary, as in an engine that skips it on some path.
+
+    The one tag is never nested there; the other is, and this policy alone denies it.
+    """
     service = made()
     engine.masked_steps = 4
-    engine.often = {vocabulary.tag_ids["<human>"]: 90.0}
-    found = ask(service, {"stream": stream, "temperature": 0})
+    engine.often[vocabulary.tag_ids[tag]] = 90
+    body = {"stream": stream, "temperature": 0, "prealign": {"policy": "lock-noquote"}}
+    found = ask(service, body)
     [told] = engine.requests
-    assert told.ids[4] == vocabulary.tag_ids["<human>"]
+    assert told.ids[4] == vocabulary.tag_ids[tag]
     if stream:
         chunks, done = chunks_of(found)
         assert done
         error = chunks[-1]["error"]
         shown = "".join(one["choices"][0]["delta"]["content"] for one in chunks[:-1])
-        wrote = b"".join(vocabulary.token_texts[t] for t in told.ids[:4] if t < 262)
-        assert shown in wrote.decode(errors="replace")
+        assert shown == "".join(text for _, text in said(vocabulary, told, 4))
     else:
         assert found.status_code == 500
         error = found.json()["error"]
     assert (error["type"], error["guard"]) == ("guard_violation", service.table.fingerprint)
-    assert "human" not in found.text
+    assert tag.strip("<>") not in found.text.replace("lock-noquote", "")
     assert told.closed
     page = service.metrics.page().decode()
     assert "prealign_guard_violations_total 1.0" in page
@@ -249,7 +274,7 @@ def test_the_end_of_text_and_the_end_of_the_room_end_a_choice(engine, made, ask,
         == "stop"
     )
     assert engine.requests[-1].ids[-1] == vocabulary.end_id
-    engine.often |= {vocabulary.end_id: -90, vocabulary.tag_ids["</ai>"]: -90}
+    engine.often[vocabulary.end_id] = -90
     found = ask(made(limits=limits), {"max_tokens": 1000}).json()
     assert found["choices"][0]["finish_reason"] == "length"
     told = engine.requests[-1]
@@ -278,12 +303,13 @@ def test_a_client_that_leaves_stops_vllm(engine, made, serve, stream):
 
 
 def test_a_stop_string_and_a_budget_stop_vllm(engine, made, ask, vocabulary):
-    text = ask(made(), {"max_tokens": 60}).json()["choices"][0]["message"]["content"]
-    whole = len(engine.requests[0].ids)
-    found = ask(made(), {"max_tokens": 60, "stop": text[9:11]}).json()["choices"][0]
+    choice = ask(made(), {"max_tokens": 60}).json()["choices"][0]
+    whole, text = len(engine.requests[0].ids), choice["message"]["content"]
+    stop = max((span["text"] for span in choice["prealign"]["spans"][:-1]), key=len)[:2]
+    found = ask(made(), {"max_tokens": 60, "stop": stop}).json()["choices"][0]
     assert found["finish_reason"] == "stop"
     assert text.startswith(found["message"]["content"])
-    assert len(found["message"]["content"]) <= 9
+    assert len(found["message"]["content"]) <= text.index(stop)
     [told] = engine.requests
     assert told.closed
     assert len(told.ids) < whole < told.params.max_tokens
@@ -314,8 +340,10 @@ def test_nothing_of_hidden_modes_reaches_a_client(engine, made, ask, vocabulary)
     found = ask(made(hidden=("quote",)), {"logprobs": True, "max_tokens": 40})
     [told] = engine.requests
     choice = found.json()["choices"][0]
-    assert seen(vocabulary, told, "quote")
-    assert seen(vocabulary, told, "ai").startswith(choice["message"]["content"][:-1])
+    wrote = said(vocabulary, told, len(told.ids))
+    assert "quote" in dict(wrote)
+    shown = "".join(text for mode, text in wrote if mode == "ai")
+    assert shown.startswith(choice["message"]["content"])
     assert "quote" not in found.text
     assert len(choice["logprobs"]["content"]) == found.json()["usage"]["completion_tokens"] == 40
 
