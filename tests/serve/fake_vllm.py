@@ -42,6 +42,7 @@ class FakeVllm:
         self.running = 0
         self.requests = []
         self.masked_steps = None  # so many ids are masked, then none: None for all
+        self.unmasked_at = None  # at this step there is no mask
         self.dies_at = None  # raises in place of its so-manieth id
         self.stops_at = None  # says that it is finished there
         self.shows = "all"  # or "nothing", "nan"
@@ -99,7 +100,8 @@ class FakeVllm:
         logits_V = raw_V.copy()
         for token, more in ({} if self.deaf else asked.logit_bias or {}).items():
             logits_V[token] += more
-        if self.masked_steps is None or len(told.ids) < self.masked_steps:
+        step, most = len(told.ids), self.masked_steps
+        if step != self.unmasked_at and (most is None or step < most):
             logits_V = self._masked(logits_V, told)
         if asked.temperature:
             noise = np.random.default_rng([asked.seed, len(told.ids), last]).gumbel(size=raw_V.size)

@@ -191,7 +191,7 @@ def test_a_tag_that_vllm_lets_through_fails_its_choice_and_reaches_nobody(
     The one tag is never nested there; the other is, and this policy alone denies it.
     """
     service = made()
-    engine.masked_steps = 4
+    engine.unmasked_at = 4
     engine.often[vocabulary.tag_ids[tag]] = 90
     body = {"stream": stream, "temperature": 0, "prealign": {"policy": "lock-noquote"}}
     found = ask(service, body)
