@@ -61,8 +61,10 @@ class Answer(NamedTuple):
 @contextmanager
 def serving(folder: Path, flag: Path) -> Iterator[tuple[subprocess.Popen[str], str | None]]:
     """Start the server; give its process, and its address or None where it refused to start."""
+    script = folder.with_name("guarded_server.py")  # a file: vLLM's processes import it anew
+    script.write_text(SCRIPT.format(flag=str(flag)))
     command = [
-        sys.executable, "-c", SCRIPT.format(flag=str(flag)), "serve", str(folder),
+        sys.executable, str(script), "serve", str(folder),
         "--policy", "lock", "--mode", "ai", "--also", "lock-noquote", "--engine", "vllm",
         "--port", "0", "rows=16", "vllm.eager=true", "vllm.dtype=float32", "vllm.gpu_memory=0.2",
     ]  # fmt: skip
