@@ -7,9 +7,8 @@ the file behind its start the gate must refuse what is denied.
 
 import contextlib
 import json
-import os
+import math
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -187,18 +186,27 @@ def leave(url: str) -> float:
 
 
 def end(process: subprocess.Popen[str], url: str) -> bool:
-    """Press Control-C, so to speak, while a stream is under way; return whether it was finished."""
+    """Tell the server to end (SIGTERM) under a stream; return whether that came to its own end."""
     body = {"prompt": "to be", "stream": True, "max_tokens": 100, "seed": 4}
-    rest = ["", ""]
+    rest = []
     with contextlib.suppress(httpx.HTTPError):  # cut off: not finished
         path = url + "/v1/completions"
         with httpx.stream("POST", path, json=body, trust_env=False, timeout=60) as found:
             lines = found.iter_lines()
             next(lines)
-            os.killpg(process.pid, signal.SIGINT)
-            rest += [line for line in lines if line]
+            process.terminate()
+            rest = [line for line in lines if line]
     process.wait(timeout=120)
-    return rest[-1] == "data: [DONE]" and '"finish_reason":null' not in rest[-2]
+    if len(rest) < 2 or rest[-1] != "data: [DONE]":
+        return False
+    last = json.loads(rest[-2].removeprefix("data: "))
+    return "error" not in last and last["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def await_ready(url: str) -> None:
+    """Return when the server listens: it names its address just before."""
+    with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=60) as client:
+        assert client.get(url + "/readyz").status_code == 200
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -211,7 +219,8 @@ def measure(folder: Path) -> dict[str, Any]:
     vocabulary = load_model(folder).vocabulary
     began = time.perf_counter()
     with serving(folder, flag) as (process, url), ThreadPoolExecutor(STREAMS) as pool:
-        assert url is not None, folder.with_suffix(".log")
+        assert url is not None, folder.with_suffix(".log").name
+        await_ready(url)
         found["start_s"] = time.perf_counter() - began
         began = time.perf_counter()
         streams = list(pool.map(lambda seed: chat(url, seed, stream=True), range(STREAMS)))
@@ -225,18 +234,19 @@ def measure(folder: Path) -> dict[str, Any]:
         found["goes_on"] = chat(url, 0, stream=False).error is None
         found["finished"] = end(process, url)
     every = [*streams, *alone, *strict]
-    apart = [away(one, folder) for one in alone]
+    apart = [away(one, folder) for one in alone if one.entries]
     return found | {
         "leaks": sum(leaks(one, vocabulary) for one in [*every, *lost]),
         "fine": sum(fine(one, {"ai", "quote"}) for one in [*streams, *alone])
         + sum(fine(one, {"ai"}) for one in strict),
         "failed": sum(one.error is not None for one in every),
+        "errors": sorted({one.error for one in every if one.error is not None}),
         "same": sum(a.text == b.text for a, b in zip(streams, alone, strict=True)),
         "quotes": sum(p["mode"] == "quote" for one in every for p in one.parts),
         "tokens": sum(len(one.entries) for one in streams),
         "gated": sum(one.error == "guard_violation" for one in lost),
-        "pressure_off": max(pressure for pressure, _ in apart),
-        "logprob_off": max(logprob for _, logprob in apart),
+        "pressure_off": max((pressure for pressure, _ in apart), default=math.inf),
+        "logprob_off": max((logprob for _, logprob in apart), default=math.inf),
     }
 
 
@@ -261,7 +271,8 @@ def results(found: dict[str, Any]) -> tuple[list[ResultRow], list[Check]]:
     checks = [
         check("without the mask it does not start", "true", found["refused"], found["refused"]),
         check("answers with a tag in any field", "0", found["leaks"], found["leaks"] == 0),
-        check("answers that failed", "0", found["failed"], found["failed"] == 0),
+        check("answers that failed", "0", ", ".join(found["errors"]) or found["failed"],
+              found["failed"] == 0),
         check("answers with right spans", f"{answers} of {answers}", found["fine"],
               found["fine"] == answers),
         check(f"{STREAMS} streams at once say what each says alone", f"{STREAMS} of {STREAMS}",
@@ -273,7 +284,7 @@ def results(found: dict[str, Any]) -> tuple[list[ResultRow], list[Check]]:
         check("the mask lost behind the canary: choices that the gate ended", "1 or more",
               found["gated"], found["gated"] >= 1),
         check("it goes on behind that", "true", found["goes_on"], found["goes_on"]),
-        check("Control-C lets a stream come to its end", "true", found["finished"],
+        check("SIGTERM lets a stream come to its end", "true", found["finished"],
               found["finished"]),
     ]  # fmt: skip
     return rows, checks

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -133,8 +132,6 @@ def start_engine(folder: Path, vocabulary: Vocabulary, serving: Serving) -> Any:
     os.environ[POLICY_VARIABLE] = plugin_table(vocabulary, plan(vocabulary, serving)[0])
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     settings = serving.vllm
-    # Control-C goes to vLLM's process too, which would drop what is under way: keep it from there.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return AsyncLLM.from_engine_args(
             AsyncEngineArgs(
@@ -159,8 +156,6 @@ def start_engine(folder: Path, vocabulary: Vocabulary, serving: Serving) -> Any:
     except Exception as error:  # each version of vLLM has its own
         line = str(error).strip().partition("\n")[0]
         raise ConfigError(f"{folder}: vLLM does not start with it: {line}") from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def make_service(
