@@ -4,7 +4,8 @@
 
 Needs vLLM (0.33 or so, on a CPU or a GPU); without it this says so and writes nothing. The model
 is made on the spot and has random weights; what it wants is said by `logit_bias`, which vLLM adds
-in front of the guard. Guarded and unguarded engine run in processes of their own.
+in front of the guard. Guarded and unguarded engine run in processes of their own. So does the
+server in front of vLLM, which OpenAI's client talks to (`vllm_server.py`).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import vllm_server
 
 from prealign.errors import GuardError
 from prealign.guard.engine import check_engine, gate_stream
@@ -203,7 +205,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder) / "model")
         free, guarded = (run(Path(folder) / "model", on) for on in (False, True))
-    rows, checks = results(guarded, free)
+        served = vllm_server.measure(Path(folder) / "model")
+    rows, checks = (
+        [*one, *more]
+        for one, more in zip(results(guarded, free), vllm_server.results(served), strict=True)
+    )
     for check in checks:
         print("holds" if check.holds else "FAILS", check.what, check.value)
     if asked.out:

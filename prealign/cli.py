@@ -330,12 +330,13 @@ def synthesize(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - its options are the command line
     model: Annotated[Path, typer.Argument(help="A model folder that prealign saved.")],
     assignments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="hidden, rows, room, limits.max_body and the like."
+            metavar="[KEY=VALUE]...",
+            help="hidden, rows, room, limits.max_body, vllm.gpu_memory and the like.",
         ),
     ] = None,
     policy: Annotated[str, typer.Option(help="What the model may write.")] = "lock",
@@ -348,12 +349,21 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="Keys, one a line; admin:KEY may also switch policies.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: transformers or vllm.")
+    ] = "transformers",
 ) -> None:
     """Serve a model behind the guard: OpenAI's API, and a page to try it."""
     from prealign.config import override
     from prealign.serve.access import load_keys
     from prealign.serve.run import Serving
-    from prealign.serve.run import serve as serve_model
+
+    if engine not in ("transformers", "vllm"):
+        raise ConfigError(f"engine={engine!r}: allowed: transformers, vllm")
+    if engine == "vllm":
+        from prealign.serve.run_vllm import serve as serve_model
+    else:
+        from prealign.serve.run import serve as serve_model
 
     serving = override(Serving(policy=policy, mode=mode, also=tuple(also or ())), assignments or [])
     keys = load_keys(api_key_file) if api_key_file else None

@@ -13,6 +13,7 @@ Field names and orders are those of vLLM 0.33.
 """
 
 import os
+import secrets
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,11 @@ MODEL_VARIABLE = "PREALIGN_GUARD_MODEL"
 POLICY_VARIABLE = "PREALIGN_GUARD"
 REQUEST_KEY = "prealign_policy"
 """In a request's `extra_args` (over HTTP: `vllm_xargs`): the name of a policy."""
+OWN_KEY, OWN = "prealign_own", secrets.token_hex(16)
+"""In `extra_args`: the request is of code in the process that admits it, which alone knows this.
+
+It may ask for the log-probabilities of tags: `prealign serve` does, and shows them to nobody.
+"""
 OFF = "off"
 
 
@@ -140,7 +146,10 @@ def check_params(table: Table, params: Any) -> None:
     for name, why in refused.items():
         if getattr(params, name, None):
             raise GuardError(f"{name}={getattr(params, name)!r}: refused: {why}")
+    own = (getattr(params, "extra_args", None) or {}).get(OWN_KEY) == OWN
     for name in ("allowed_token_ids", "stop_token_ids", "logprob_token_ids"):
+        if own and name == "logprob_token_ids":
+            continue
         found = sorted(special & set(getattr(params, name, None) or ()))
         if found:
             raise GuardError(

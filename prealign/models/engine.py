@@ -65,8 +65,9 @@ class Written(NamedTuple):
     token: int
     state: int
     """The guard's, behind the id."""
-    pressure: float
-    """Probability of what may not be written here, before the mask and at temperature 1."""
+    pressure: float | None
+    """Probability of what may not be written here, before the mask and at temperature 1; None:
+    whoever wrote the id does not say. An `Engine` always does."""
     logprob: float | None
     """In nats, at temperature 1 and before the nucleus; of a text id among the text ids that are
     allowed here, so that it says nothing of others; of any other id among all that are allowed."""
@@ -81,8 +82,8 @@ class Ended(NamedTuple):
     why: Literal["end", "budget", "room"]
     """As in `prealign.models.sample.Sampled`."""
     state: int
-    pressure: float
-    """Where the end was chosen; 0 where nothing was chosen any more."""
+    pressure: float | None
+    """Where the end was chosen, as for `Written`; 0 where nothing was chosen any more."""
 
 
 class Failed(NamedTuple):
@@ -181,18 +182,8 @@ class Engine:
             GuardError: The prompt's tags are not those of a text that the scheme allows.
             ConfigError: There is no such policy.
         """
-        prompt = request.prompt
-        if not prompt:
-            raise DataError("the prompt is empty; begin with the end-of-text id")
-        if len(prompt) >= self.room:
-            raise DataError(
-                f"the prompt has {len(prompt)} tokens; the context has {self.room}, and one must "
-                "be left to write in"
-            )
-        foreign = [token for token in prompt if not 0 <= token < self.vocabulary.size]
-        if foreign:
-            raise DataError(f"prompt: id {foreign[0]} is not in [0, {self.vocabulary.size})")
-        return self.guard.scan(prompt, request.policy)
+        check_prompt(request.prompt, self.room, self.vocabulary.size)
+        return self.guard.scan(request.prompt, request.policy)
 
     def add(self, request: Request) -> int:
         """Put a request in the queue and return its key.
@@ -438,6 +429,29 @@ class Engine:
                 self._slots.drop(at)
             self._active[at] = self._active[-1]
             self._active.pop()
+
+
+def check_prompt(prompt: Sequence[int], room: int, size: int) -> None:
+    """See that there is a prompt, that it leaves room to write in, and that its ids exist.
+
+    Args:
+        prompt: Its ids.
+        room: Tokens of a prompt and what is written behind it.
+        size: Ids in all.
+
+    Raises:
+        DataError: One of these is not so.
+    """
+    if not prompt:
+        raise DataError("the prompt is empty; begin with the end-of-text id")
+    if len(prompt) >= room:
+        raise DataError(
+            f"the prompt has {len(prompt)} tokens; the context has {room}, and one must "
+            "be left to write in"
+        )
+    foreign = [token for token in prompt if not 0 <= token < size]
+    if foreign:
+        raise DataError(f"prompt: id {foreign[0]} is not in [0, {size})")
 
 
 def _likeliest(logits_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:

@@ -38,6 +38,7 @@ ERRORS = {
     413: "The body is too large.",
     429: "Too many choices at work; see Retry-After.",
     500: "The guard refused what the model was about to write, or the model failed.",
+    501: "The engine behind the server cannot do this.",
     503: "The server is about to end.",
     504: "The answer took too long.",
 }
@@ -177,7 +178,7 @@ class Routes:
 
     async def readyz(self) -> Response:
         """Say whether new requests are taken."""
-        ready = self.service.worker.alive and not self.service.worker.draining
+        ready = self.service.worker.alive and not self.service.worker.tally.draining
         return Json({"ready": ready}, status_code=200 if ready else 503)
 
     def _check_admin(self, request: Request) -> None:

@@ -31,7 +31,7 @@ class Piece(NamedTuple):
             "start": delta.start_char,
             "end": delta.start_char + len(delta.text),
             "text": delta.text,
-            "pressure": [round(token.pressure, 6) for token in self.tokens],
+            "pressure": [_rounded(token.pressure) for token in self.tokens],
         }
 
 
@@ -131,14 +131,14 @@ class Choice:
 def chat_logprobs(pieces: list[Piece], vocabulary: Vocabulary) -> dict[str, Any]:
     """Return log-probabilities as /v1/chat/completions has them."""
 
-    def entry(token: int, logprob: float) -> dict[str, Any]:
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
         text = vocabulary.token_texts[token]
         shown = text.decode(errors="replace")
         return {"token": shown, "logprob": _finite(logprob), "bytes": list(text)}
 
     return {
         "content": [
-            entry(one.token, one.logprob or 0.0)
+            entry(one.token, one.logprob)
             | {"top_logprobs": [entry(token, logprob) for token, logprob in one.top]}
             for piece in pieces
             for one in piece.tokens
@@ -161,7 +161,7 @@ def completion_logprobs(pieces: list[Piece], vocabulary: Vocabulary, at: int) ->
     for one in (one for piece in pieces for one in piece.tokens):
         text = _text(one.token, vocabulary)
         found["tokens"].append(text)
-        found["token_logprobs"].append(_finite(one.logprob or 0.0))
+        found["token_logprobs"].append(_finite(one.logprob))
         top = {_text(token, vocabulary): _finite(logprob) for token, logprob in one.top}
         found["top_logprobs"].append(top)
         found["text_offset"].append(at)
@@ -178,5 +178,9 @@ def _text(token: int, vocabulary: Vocabulary) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def _finite(logprob: float) -> float:
-    return max(round(logprob, 6), -9999.0)
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(round(logprob, 6), -9999.0)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)

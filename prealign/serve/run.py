@@ -25,7 +25,8 @@ from prealign.serve.metrics import Metrics
 from prealign.serve.policies import table_for
 from prealign.serve.prompts import Renderer, others_mode
 from prealign.serve.service import Service
-from prealign.serve.settings import Limits
+from prealign.serve.settings import Limits, VllmSettings
+from prealign.serve.vllm_worker import VllmWorker
 from prealign.serve.worker import Worker
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -51,6 +52,8 @@ class Serving:
     room: int | None = None
     """Tokens of a prompt and its answer; None: the model's context."""
     limits: Limits = field(default_factory=Limits)
+    vllm: VllmSettings = field(default_factory=VllmSettings)
+    """With `--engine vllm` alone."""
 
 
 def make_service(name: str, model: Any, vocabulary: Vocabulary, serving: Serving) -> Service:
@@ -58,6 +61,22 @@ def make_service(name: str, model: Any, vocabulary: Vocabulary, serving: Serving
 
     Raises:
         GuardError: The path is not guarded: nothing is served.
+        PrealignError: Settings that do not fit the model's scheme.
+    """
+    table, others = plan(vocabulary, serving)
+    report = check_engine(vocabulary, table)
+    LOG.info("canary: %d runs, %d ids, none of them denied", report.runs, report.ids)
+    # The guard's own measurements would pile up; the engine measures the pressure itself.
+    guard = Guard(table, pressure=False)
+    engine = Engine(model, vocabulary, guard, rows=serving.rows, room=serving.room)
+    worker = Worker(engine, Metrics(), serving.limits.queue)
+    return service_of(name, vocabulary, table, others, worker, serving)
+
+
+def plan(vocabulary: Vocabulary, serving: Serving) -> tuple[Table, str | None]:
+    """Return the table of the policies that are offered, and the mode of what others say.
+
+    Raises:
         PrealignError: Settings that do not fit the model's scheme.
     """
     scheme = vocabulary.scheme
@@ -72,19 +91,26 @@ def make_service(name: str, model: Any, vocabulary: Vocabulary, serving: Serving
     others = serving.others or others_mode(scheme, serving.mode)
     if others is not None and scheme.mode(others).close is None:
         raise ConfigError(f"mode {others!r} only marks; what others say needs one that encloses")
-    report = check_engine(vocabulary, table)
-    LOG.info("canary: %d runs, %d ids, none of them denied", report.runs, report.ids)
-    # The guard's own measurements would pile up; the engine measures the pressure itself.
-    guard = Guard(table, pressure=False)
-    engine = Engine(model, vocabulary, guard, rows=serving.rows, room=serving.room)
-    metrics = Metrics()
+    return table, others
+
+
+def service_of(
+    name: str,
+    vocabulary: Vocabulary,
+    table: Table,
+    others: str | None,
+    worker: Worker | VllmWorker,
+    serving: Serving,
+) -> Service:
+    """Return the service in front of whoever writes, whose path has been tested before."""
+    own = serving.mode
     return Service(
         name=name,
         vocabulary=vocabulary,
         table=table,
-        renderer=Renderer(vocabulary=vocabulary, own=serving.mode, others=others, room=engine.room),
-        worker=Worker(engine, metrics, serving.limits.queue),
-        metrics=metrics,
+        renderer=Renderer(vocabulary=vocabulary, own=own, others=others, room=worker.room),
+        worker=worker,
+        metrics=worker.metrics,
         limits=serving.limits,
         hidden=frozenset(serving.hidden),
     )
@@ -117,7 +143,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no new requests, let answers that are under way come to their end."""
-        self._service.worker.draining = True
+        self._service.worker.tally.draining = True
         super().handle_exit(sig, frame)
 
 
@@ -167,18 +193,23 @@ def serve(
     name = folder.resolve().name
     service = make_service(name, loaded.model, loaded.vocabulary, serving)
     server = make_server(service, host=host, port=port, keys=keys)
-    sockets = _sockets(host, port)
-    policies = ", ".join(policy.name for policy in service.table.policies)
-    print(
-        f"prealign: {name} behind {policies} (guard {service.table.fingerprint}) "
-        f"at http://{host}:{sockets[0].getsockname()[1]}",
-        flush=True,
-    )
+    sockets = sockets_at(host, port)
+    announce(service, host, sockets)
     with contextlib.suppress(KeyboardInterrupt):  # sent again by uvicorn, behind a graceful stop
         server.run(sockets=sockets)
 
 
-def _sockets(host: str, port: int) -> list[socket.socket]:
+def announce(service: Service, host: str, sockets: list[socket.socket]) -> None:
+    """Say in one line what is served where."""
+    policies = ", ".join(policy.name for policy in service.table.policies)
+    print(
+        f"prealign: {service.name} behind {policies} (guard {service.table.fingerprint}) "
+        f"at http://{host}:{sockets[0].getsockname()[1]}",
+        flush=True,
+    )
+
+
+def sockets_at(host: str, port: int) -> list[socket.socket]:
     """Return the socket to listen at.
 
     Raises:

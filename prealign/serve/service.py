@@ -17,13 +17,13 @@ from prealign.guard.table import Table
 from prealign.models.engine import Request
 from prealign.models.sample import Sampling
 from prealign.serve.choices import Choice, Piece
+from prealign.serve.jobs import Events, Job, Working, jobs_of
 from prealign.serve.metrics import Metrics
 from prealign.serve.policies import index_of
 from prealign.serve.problems import Problem
 from prealign.serve.prompts import Renderer
 from prealign.serve.schema import ChatRequest, CompletionRequest
 from prealign.serve.settings import Limits
-from prealign.serve.worker import Events, Job, Worker, jobs_of
 from prealign.tokens.vocabulary import Vocabulary
 
 SEEDS = 1 << 63
@@ -74,7 +74,7 @@ class Service:
     table: Table
     """Its first policy is the server's; clients may ask for the others."""
     renderer: Renderer
-    worker: Worker
+    worker: Working
     metrics: Metrics
     limits: Limits
     hidden: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ class Service:
             "others": self.renderer.others,
             "policies": [policy.name for policy in self.table.policies],
             "guard": self.table.fingerprint,
-            "context": self.worker.engine.room,
+            "context": self.worker.room,
             "max_tokens": self.limits.max_tokens,
         }
 
@@ -212,14 +212,13 @@ class Service:
         """Let an answer go on under another policy; return how many choices that concerns.
 
         Raises:
-            Problem: No such answer is under way.
+            Problem: No such answer is under way; or what writes it cannot be switched (501).
         """
         answer = self.running.get(id)
         if answer is None:
             raise Problem(404, "no such answer is under way", param="id", code="not_found")
         alive = [job for job in answer.jobs if not job.done]
-        for job in alive:
-            self.worker.switch(job, lambda state: self.table.switch(state, policy))
+        self.worker.switch(alive, lambda state: self.table.switch(state, policy))
         answer.policy = self.table.policies[policy].name
         return len(alive)
 
@@ -252,7 +251,7 @@ class Service:
             raise Problem(400, f"n: {count} choices; at most {self.limits.max_choices}", param="n")
         seed = secrets.randbelow(SEEDS) if body.seed is None else body.seed
         # What is hidden must not show in how much is left of a budget.
-        budget = self.worker.engine.room if self.hidden else length
+        budget = self.worker.room if self.hidden else length
         try:
             settings = Sampling(
                 temperature=_given(body.temperature, 1.0),
@@ -267,7 +266,7 @@ class Service:
                 for i in range(count)
             ]  # fmt: skip
             for request in requests[:: body.n or 1]:
-                self.worker.engine.check(request)
+                self.worker.check(request)
         except PrealignError as error:
             raise Problem(400, str(error), code="cannot_be_served") from error
         return requests

@@ -1,4 +1,4 @@
-"""What a server may be asked for, and how long things may take."""
+"""What a server may be asked for, how long things may take, and how vLLM is started."""
 
 from dataclasses import dataclass, fields
 
@@ -34,3 +34,17 @@ class Limits:
         for one in fields(self):
             if getattr(self, one.name) <= 0:
                 raise ConfigError(f"{one.name}={getattr(self, one.name)}: expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSettings:
+    """How vLLM is started; the guard fixes the rest of its settings."""
+
+    gpu_memory: float = 0.9
+    """Share of a GPU's memory."""
+    eager: bool = False
+    """Do not compile: a quick start, a slower model."""
+    dtype: str = "auto"
+    """Of the weights: `auto`, `bfloat16`, `float16`, `float32`."""
+    tensor_parallel: int = 1
+    """GPUs that hold the model together."""

@@ -9,34 +9,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prealign.errors import PrealignError
-from prealign.models.engine import Ended, Engine, Event, Failed, Request, Written
+from prealign.models.engine import Engine, Event, Failed, Request, Written
+from prealign.serve.jobs import Job, Tally
 from prealign.serve.metrics import Metrics
-from prealign.serve.problems import Problem
 
-Events = asyncio.Queue[tuple[int, Event] | None]
-"""(index of the choice, event). None: whoever asked is gone."""
 LOG = logging.getLogger("prealign.serve")
-
-
-@dataclass(eq=False)
-class Job:
-    """A choice that is being written."""
-
-    request: Request
-    index: int
-    """Among the choices of its HTTP request."""
-    out: Events
-    """Where its events go."""
-    since: float = field(default_factory=time.monotonic)
-    key: int | None = None
-    """The engine's; set and read by the engine's thread."""
-    first: bool = True
-    done: bool = False
-    """Ended, failed or cancelled; set and read by the event loop."""
 
 
 @dataclass(eq=False)
@@ -52,9 +33,7 @@ class Worker:
     engine: Engine
     metrics: Metrics
     limit: int
-    draining: bool = False
-    """New jobs are refused."""
-    jobs: int = 0
+    tally: Tally = field(init=False)
     _commands: "queue.SimpleQueue[Callable[[], None] | None]" = field(
         default_factory=queue.SimpleQueue
     )
@@ -63,8 +42,28 @@ class Worker:
     _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
+        self.tally = Tally(self.metrics, self.limit)
         self.metrics.active.set_function(lambda: self.engine.active)
         self.metrics.waiting.set_function(lambda: self.engine.waiting)
+
+    @property
+    def jobs(self) -> int:
+        """Jobs at work and waiting."""
+        return self.tally.jobs
+
+    @property
+    def draining(self) -> bool:
+        """New jobs are refused."""
+        return self.tally.draining
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt and what is written behind it."""
+        return self.engine.room
+
+    def check(self, request: Request) -> int:
+        """Return the guard's state behind the prompt, or raise; see `Engine.check`."""
+        return self.engine.check(request)
 
     @property
     def alive(self) -> bool:
@@ -79,7 +78,7 @@ class Worker:
 
     def stop(self) -> None:
         """End the thread behind the step that it is at; jobs that are left end without events."""
-        self.draining = True
+        self.tally.draining = True
         self._commands.put(None)
         if self._thread is not None:
             self._thread.join()
@@ -94,39 +93,24 @@ class Worker:
         Raises:
             Problem: The server ends (503), or there are too many jobs already (429).
         """
-        if self.draining or not self.alive:
-            raise Problem(
-                503, "the server is about to end", kind="server_error", code="draining",
-                retry_after_s=5,
-            )  # fmt: skip
-        held = self.jobs + unread
-        if held + len(jobs) > self.limit:
-            raise Problem(
-                429, f"{held} choices are at work or waiting, of {self.limit}; try again",
-                kind="rate_limit_error", code="queue_full", retry_after_s=1,
-            )  # fmt: skip
-        self.jobs += len(jobs)
+        self.tally.admit(len(jobs), unread, self.alive)
         self._commands.put(lambda: self._add(jobs))
 
     def cancel(self, job: Job) -> None:
         """Give a job up; nothing comes of it any more. A job that is done stays done."""
         if not job.done:
-            self._finish(job, "cancelled")
+            self.tally.finish(job, "cancelled")
             self._commands.put(lambda: self._cancel(job))
 
-    def switch(self, job: Job, change: Callable[[int], int]) -> None:
-        """Change a job's guard state before the next step."""
+    def switch(self, jobs: Sequence[Job], change: Callable[[int], int]) -> None:
+        """Change the guard's state of jobs before the next step."""
 
         def apply() -> None:
-            if job.key is not None:
-                self.engine.switch(job.key, change)
+            for job in jobs:
+                if job.key is not None:
+                    self.engine.switch(job.key, change)
 
         self._commands.put(apply)
-
-    def _finish(self, job: Job, why: str) -> None:
-        job.done = True
-        self.jobs -= 1
-        self.metrics.ended.labels(why).inc()
 
     # The engine's thread.
 
@@ -189,22 +173,4 @@ class Worker:
         metrics.step_s.observe(seconds)
         metrics.tokens.inc(sum(isinstance(event, Written) for _, event in events))
         for job, event in events:
-            if job.done:
-                continue
-            if job.first:
-                job.first = False
-                metrics.first_s.observe(now - job.since)
-            if isinstance(event, Written):
-                metrics.pressure.observe(event.pressure)
-            elif isinstance(event, Ended):
-                self._finish(job, event.why)
-            else:
-                metrics.violations.inc(event.kind == "guard")
-                self._finish(job, f"failed: {event.kind}")
-            job.out.put_nowait((job.index, event))
-
-
-def jobs_of(requests: list[Request]) -> tuple[list[Job], Events]:
-    """Return the jobs of one HTTP request, and the queue that all of them write to."""
-    out: Events = asyncio.Queue()
-    return [Job(request, index, out) for index, request in enumerate(requests)], out
+            self.tally.hear(job, event, now)

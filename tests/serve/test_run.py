@@ -90,7 +90,7 @@ def test_settings_that_do_not_fit_are_one_line(folder, args, message, monkeypatc
 def test_a_port_that_is_taken_is_named(serving, model, vocabulary, serve):
     service = run.make_service("a", model, vocabulary, replace(serving, rows=2))
     with serve(service) as url, pytest.raises(run.ConfigError, match="cannot listen there"):
-        run._sockets("127.0.0.1", int(url.rpartition(":")[2]))
+        run.sockets_at("127.0.0.1", int(url.rpartition(":")[2]))
 
 
 def test_without_the_extra_the_message_says_what_to_install():
