@@ -207,15 +207,17 @@ class Engine:
                 return True
         return False
 
-    def switch(self, key: int, change: Callable[[int], int]) -> bool:
-        """Change a request's state between two steps; return whether it was still there.
+    def switch(self, key: int, change: Callable[[int], int | None]) -> bool:
+        """Change a request's state between two steps; return whether it is to be tried again.
 
-        For `Table.switch`. This is the harness's right alone: nothing judges the new state.
+        For `Table.switch`. This is the harness's right alone: nothing judges the new state. Where
+        `change` returns None, the state stays; a request that is gone needs no trying again.
         """
         for row in (*self._waiting, *self._active):
             if row.key == key:
-                row.state = change(row.state)
-                return True
+                state = change(row.state)
+                row.state = row.state if state is None else state
+                return state is None
         return False
 
     def clear(self) -> list[int]:

@@ -133,5 +133,8 @@ class Working(Protocol):
     def cancel(self, job: Job) -> None:
         """Give a job up; nothing comes of it any more. A job that is done stays done."""
 
-    def switch(self, jobs: Sequence[Job], change: Callable[[int], int]) -> None:
-        """Change the guard's state of jobs that are at work, or raise a `Problem`."""
+    def switch(self, jobs: Sequence[Job], change: Callable[[int], int | None]) -> None:
+        """Change the guard's state of jobs that are at work, or raise a `Problem`.
+
+        Where `change` returns None, it cannot be done yet, and is tried again.
+        """

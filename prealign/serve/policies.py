@@ -1,11 +1,11 @@
 """Which policies a client may ask for: those that are offered, none laxer than the server's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from prealign.errors import ConfigError
 from prealign.guard.policy import Policy, named
-from prealign.guard.table import Table, table_of
+from prealign.guard.table import Table, state_of, table_of
 from prealign.tokens.vocabulary import Vocabulary
 
 
@@ -40,6 +40,21 @@ def table_for(
                 f"{found}, which the server's forbids; offer policies as strict or stricter"
             )
     return table
+
+
+def switching(table: Table, policy: int) -> Callable[[int], int | None]:
+    """Return the change of a guard's state to a policy; None: not yet.
+
+    It waits until the open modes are some that the policy itself can come to: what it allows
+    elsewhere was never compared with the server's own policy (`laxer`).
+    """
+    comes_to = frozenset(table.reachable(table.scan(table.opening(policy), table.start(policy))))
+
+    def change(state: int) -> int | None:
+        switched = table.switch(state, policy)
+        return switched if state_of(switched) in comes_to else None
+
+    return change
 
 
 def laxer(table: Table, policy: int, than: int) -> str:

@@ -220,6 +220,7 @@ def sockets_at(host: str, port: int) -> list[socket.socket]:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen()  # whoever reads the address may call at once
     except OSError as error:
         found.close()
         raise ConfigError(f"host={host}, port={port}: cannot listen there ({error})") from error

@@ -19,7 +19,7 @@ from prealign.models.sample import Sampling
 from prealign.serve.choices import Choice, Piece
 from prealign.serve.jobs import Events, Job, Working, jobs_of
 from prealign.serve.metrics import Metrics
-from prealign.serve.policies import index_of
+from prealign.serve.policies import index_of, switching
 from prealign.serve.problems import Problem
 from prealign.serve.prompts import Renderer
 from prealign.serve.schema import ChatRequest, CompletionRequest
@@ -211,6 +211,9 @@ class Service:
     def switch(self, id: str, policy: int) -> int:
         """Let an answer go on under another policy; return how many choices that concerns.
 
+        A choice that is within modes which that policy never opens, such as a quote, goes on as it
+        was until it has left them.
+
         Raises:
             Problem: No such answer is under way; or what writes it cannot be switched (501).
         """
@@ -218,7 +221,7 @@ class Service:
         if answer is None:
             raise Problem(404, "no such answer is under way", param="id", code="not_found")
         alive = [job for job in answer.jobs if not job.done]
-        self.worker.switch(alive, lambda state: self.table.switch(state, policy))
+        self.worker.switch(alive, switching(self.table, policy))
         answer.policy = self.table.policies[policy].name
         return len(alive)
 

@@ -163,7 +163,7 @@ class VllmWorker:
             if task is not None:
                 task.cancel()
 
-    def switch(self, jobs: Sequence[Job], change: Callable[[int], int]) -> None:
+    def switch(self, jobs: Sequence[Job], change: Callable[[int], int | None]) -> None:
         """Refuse: what vLLM writes stays under the policy that it began with.
 
         Raises:

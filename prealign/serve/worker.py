@@ -38,6 +38,8 @@ class Worker:
         default_factory=queue.SimpleQueue
     )
     _by_key: dict[int, Job] = field(default_factory=dict)
+    _switches: dict[Job, Callable[[int], int | None]] = field(default_factory=dict)
+    """What is to be changed as soon as it can be; only the thread touches it."""
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
 
@@ -102,25 +104,25 @@ class Worker:
             self.tally.finish(job, "cancelled")
             self._commands.put(lambda: self._cancel(job))
 
-    def switch(self, jobs: Sequence[Job], change: Callable[[int], int]) -> None:
-        """Change the guard's state of jobs before the next step."""
-
-        def apply() -> None:
-            for job in jobs:
-                if job.key is not None:
-                    self.engine.switch(job.key, change)
-
-        self._commands.put(apply)
+    def switch(self, jobs: Sequence[Job], change: Callable[[int], int | None]) -> None:
+        """Change the guard's state of jobs before the next step, or as soon as it can be."""
+        self._commands.put(lambda: self._switches.update((job, change) for job in jobs))
 
     # The engine's thread.
 
     def _run(self) -> None:
         while self._obey():
             started = time.perf_counter()
+            self._switches = {
+                job: change
+                for job, change in self._switches.items()
+                if job.key is not None and self.engine.switch(job.key, change)
+            }
             try:
                 events = [(self._by_key[event.key], event) for event in self.engine.step()]
             except Exception as error:
                 LOG.exception("a step of the engine failed; all choices in it are given up")
+                self.metrics.step_failures.inc()
                 events = self._all_failed(error)
             for _, event in events:
                 if not isinstance(event, Written):

@@ -264,9 +264,10 @@ def test_a_switch_of_policy_holds_from_the_next_step_on(two, table):
     found = {}
     take(engine.step(), found)
     model.logits_V[quote] = 60.0
-    assert engine.switch(key, lambda state: table.switch(state, "lock-noquote ai"))
+    assert engine.switch(key, lambda state: None)
+    assert not engine.switch(key, lambda state: table.switch(state, "lock-noquote ai"))
     take(engine.step(), found)
-    assert engine.switch(key, lambda state: table.switch(state, "lock ai"))
+    assert not engine.switch(key, lambda state: table.switch(state, "lock ai"))
     drain(engine, found)
     assert found[key][0] == [7, 7, quote, 7, 7, 7, 7]
     assert not engine.switch(key, lambda state: state)

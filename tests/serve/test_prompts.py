@@ -161,3 +161,19 @@ def test_rules_that_only_the_server_has_do_not_count(vocabulary):
     table = compile_table(nesting_of(TWO_MODES), (more, lock(TWO_MODES, "ai")), ids_of(vocabulary))
     assert policies.laxer(table, 0, 1) == "text in no mode"
     assert policies.laxer(table, 1, 0) == "end of text in no mode"
+
+
+def test_a_switch_waits_until_the_policy_knows_the_modes_that_are_open(vocabulary):
+    """Within a quote `stay` may end the text, which the server's lock forbids."""
+    table = policies.table_for(vocabulary, "lock", ("stay", "lock-noquote"), "ai")
+    tags = vocabulary.tag_ids
+    outside = table.scan(table.opening(0), table.start(0))
+    inside = table.scan([tags["<quote>"]], outside)
+    behind = table.scan([tags["</quote>"]], inside)
+    for policy in (1, 2):
+        change = policies.switching(table, policy)
+        assert change(inside) is None
+        assert change(behind) == change(outside) == table.switch(outside, policy)
+    assert table.allowed(table.switch(inside, 1))[vocabulary.end_id]
+    assert not table.allowed(inside)[vocabulary.end_id]
+    assert policies.switching(table, 0)(inside) == inside
