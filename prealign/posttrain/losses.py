@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prealign.errors import ConfigError
-from prealign.objectives.batch import Loss as Component
-from prealign.objectives.batch import Mean
+from prealign.objectives.batch import Loss, Mean
 
+Component = Loss
+"""A scalar to minimise, a mean over its weight, and what is logged with it."""
 LossType = Literal["grpo", "dr_grpo", "dapo", "reinforce"]
 LOSS_TYPES: tuple[LossType, ...] = get_args(LossType)
 EXP_TANGENT_AT = 20.0
