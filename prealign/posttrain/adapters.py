@@ -7,6 +7,7 @@ them, which costs no memory.
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -144,9 +145,12 @@ def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
         task_type="CAUSAL_LM",
     )
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         torch.manual_seed(lora.seed)
         try:
+            # peft asks transformers by names of before its release.
+            warnings.filterwarnings("ignore", category=FutureWarning)
             return peft.get_peft_model(model, config)
         except ValueError as error:
             raise ConfigError(f"lora.targets={lora.targets}: {error}") from error
