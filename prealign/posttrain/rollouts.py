@@ -49,6 +49,9 @@ class Reward(Protocol):
     def __call__(self, task: Task, text: str, spans: Sequence[Span]) -> float | None:
         """Return a finite number, more being better; None: it could not be judged.
 
+        None is no verdict: nothing is learnt from it, so nothing keeps a model from drifting there.
+        What is known to be worthless, such as an empty answer, should get a number.
+
         Args:
             task: What was answered.
             text: What was written, without tags.

@@ -42,10 +42,10 @@ TASKS = tuple(letter_task(letter) for letter in LETTERS)
 
 
 def right(task, text, spans):
-    """1 for the letter, 0 for another text; an empty one cannot be judged."""
+    """1 for the letter, 0 for any other text, an empty one too."""
     assert "".join(text[s.start_char : s.end_char] for s in spans) == text
     assert all(span.mode in ("ai", "quote") for span in spans)
-    return float(text.startswith(task.record["answer"])) if text else None
+    return float(text.startswith(task.record["answer"]))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Graded:
 
     def __call__(self, task, text, spans):
         if not text:
-            return None
+            return -1.0
         return -min(abs(ord(text[0]) - ord(task.record["answer"])), 30) / 30
 
 
@@ -104,4 +104,4 @@ def score(model, stage, reward=right, count=16):
     """Return the mean reward of fresh samples."""
     written = stage.write(model, TASKS, 0, count=count, seed=99)
     rewards = [reward(one.task, one.text, one.spans) for one in written]
-    return sum(r or 0.0 for r in rewards) / len(rewards)
+    return sum(rewards) / len(rewards)

@@ -12,7 +12,7 @@ import torch
 from prealign.errors import ConfigError, DataError, TrainError
 from prealign.posttrain.adapters import Weights
 from prealign.posttrain.budget import Budget
-from prealign.posttrain.contexts import preset
+from prealign.posttrain.contexts import Contexts
 from prealign.posttrain.distil import Distil
 from prealign.posttrain.divergence import Distillation
 from prealign.posttrain.losses import PolicyGradient
@@ -57,7 +57,7 @@ def not_a_number(task, text, spans):
 def halfway(tmp_path_factory):
     """A model that answers right more often than not."""
     method = Supervise(stage=a_stage(), tasks=TASKS, answers=ANSWERS, tasks_per_step=4, updates=2)
-    model, _ = trained(tmp_path_factory.mktemp("halfway"), method, steps=18, lr=1e-2)
+    model, _ = trained(tmp_path_factory.mktemp("halfway"), method, steps=14, lr=1e-2)
     assert 0.3 < score(model, a_stage()) < 0.9
     return model
 
@@ -73,12 +73,11 @@ def test_supervision_teaches_the_answers(tmp_path):
 
 def test_policy_gradient_raises_the_reward(tmp_path, halfway):
     model = copy.deepcopy(halfway)
-    method = a_method(group=16, reward=right, loss=PolicyGradient(loss_type="grpo"))
-    trained(tmp_path, method, steps=20, model=model)
+    trained(tmp_path, a_method(group=16, reward=right), steps=30, model=model, lr=2e-3)
     assert score(model, a_stage()) > score(halfway, a_stage()) + 0.05
     rows = RunFolder(tmp_path).rows("metrics")
     means = [row["reward_mean"] for row in rows]
-    assert sum(means[-5:]) > sum(means[:5]) + 0.25
+    assert sum(means[-5:]) > sum(means[:5]) + 0.4
     assert rows[0]["context_effective_share"] == 1.0
     assert rows[0]["drift_log_ratio_q95"] == 0.0
     samples = RunFolder(tmp_path).rows("samples")
@@ -106,21 +105,24 @@ def test_preferences_raise_the_reward(tmp_path, halfway):
     assert rows[-1]["preference_right_share"] == 1.0
 
 
-def test_distillation_makes_a_seed_part_of_the_weights(tmp_path):
-    seeded = Supervise(
-        stage=a_stage("seeded"), tasks=TASKS, answers=ANSWERS, tasks_per_step=4, updates=4
-    )
-    teacher, _ = trained(tmp_path / "teacher", seeded, steps=20, lr=1e-2)
-    before = score(teacher, a_stage())
-    assert score(teacher, a_stage("seeded")) > 0.8 > before + 0.2
-    stage = a_stage(contexts="plain")
-    stage = replace(stage, contexts=preset("distillation", sample="none"))
+def test_distillation_carries_what_the_teachers_context_does_into_the_students(tmp_path):
+    bare = Supervise(stage=a_stage(), tasks=TASKS, answers=ANSWERS, tasks_per_step=4, updates=4)
+    teacher, _ = trained(tmp_path / "teacher", bare, steps=20, lr=1e-2)
+    contexts = Contexts(sample="opposite", gradient="opposite", reference="none")
+    stage = replace(a_stage(), contexts=contexts)
+    before = score(teacher, stage)
+    assert before < 0.85 < score(teacher, a_stage())
     method = Distil(
-        stage=stage, tasks=TASKS, tasks_per_step=4, count=4, loss=Distillation(top=8),
+        stage=stage,
+        tasks=TASKS,
+        tasks_per_step=4,
+        count=4,
+        loss=Distillation(top=8),
         reward=right,
-    )  # fmt: skip
-    student, _ = trained(tmp_path / "student", method, steps=25, model=teacher)
-    assert score(student, a_stage()) > before + 0.2
+        updates=2,
+    )
+    student, _ = trained(tmp_path / "student", method, steps=20, model=teacher, lr=1e-2)
+    assert score(student, stage) > 0.95
     rows = RunFolder(tmp_path / "student").rows("metrics")
     assert rows[-1]["distillation_loss"] < rows[0]["distillation_loss"] / 2
 
@@ -204,6 +206,7 @@ def test_steps_without_rows_leave_no_trace_in_a_checkpoint(tmp_path):
     assert same(weights_of(resumed), weights_of(whole))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     env = os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])}
