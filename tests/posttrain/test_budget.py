@@ -150,7 +150,6 @@ def test_the_soft_controller_pulls_a_run_back(tmp_path):
         reached[name] = _rows(tmp_path / name)
     pulls = [row["pull"] for row in reached["soft"]]
     assert pulls[0] == 1.0
-    print([[round(r["reverse_kl"], 3) for r in reached[k]] for k in reached], pulls)
     assert min(pulls) < 1 / 2
     assert max(pulls) > 2
     assert reached["soft"][-1]["reverse_kl"] < 0.6 * reached["free"][-1]["reverse_kl"]
