@@ -7,8 +7,9 @@ them, which costs no memory.
 
 import contextlib
 import copy
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ try:
     import peft
 except ImportError:
     peft = None
+
+FINGERPRINTED = 4096
+"""Numbers of each tensor that tell one model from another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,10 @@ class Weights:
             self._frozen = frozen.eval().requires_grad_(False)
         else:
             self._adapted = _with_adapters(model, lora)
-        self._start_norm = _norm([p for n, p in model.named_parameters() if "lora_" not in n])
+        start = [parameter for name, parameter in model.named_parameters() if "lora_" not in name]
+        self._start_norm = _norm(start)
+        self.fingerprint = _fingerprint(start)
+        """16 hex digits of the weights before training: those of the reference."""
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
@@ -156,6 +163,15 @@ def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
             raise ConfigError(f"lora.targets={lora.targets}: {error}") from error
 
 
-def _norm(tensors: list[Tensor]) -> float:
+def _fingerprint(tensors: Sequence[Tensor]) -> str:
+    """Return 16 hex digits of the first numbers of each tensor: training changes them all."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        some = tensor.detach().flatten()[:FINGERPRINTED].cpu().contiguous()
+        digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
     squares = [tensor.detach().double().square().sum() for tensor in tensors]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

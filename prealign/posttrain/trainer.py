@@ -312,6 +312,7 @@ class _Trainer:
             "micro_rows": settings.train.micro_rows,
             "steps": settings.steps,
             "seed": settings.seed,
+            "reference": self.weights.fingerprint,
             "lora": to_json(settings.lora),
             "method": self.method.identity(),
             "budget": to_json(touch.budget),

@@ -234,7 +234,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
 
 
 def test_another_run_is_not_gone_on_with(tmp_path):
-    trained(tmp_path, a_method(), steps=3, stop=1)
+    model, _ = trained(tmp_path, a_method(), steps=3, stop=1)
+    with pytest.raises(TrainError, match="with reference="):  # it was trained already
+        trained(tmp_path, a_method(), steps=3, model=model)
     with pytest.raises(TrainError, match=r"method\.beta=0\.0, now it is 0\.5"):
         trained(tmp_path, a_method(beta=0.5), steps=3)
     with pytest.raises(TrainError, match=r"method\.stage\.contexts"):
