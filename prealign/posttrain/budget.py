@@ -20,6 +20,7 @@ from prealign.posttrain.score import Row, places
 METERS = ("reverse_kl", "forward_kl", "anchor_kl", "distance")
 MOST = 0.2
 """The soft controller looks at no greater error than this, as a share."""
+MOST_PULL = 1e4
 ROWS_AT_ONCE = 16
 
 
@@ -78,11 +79,14 @@ class Budget:
         return None
 
     def pull(self, pull: float, reverse_kl: float) -> float:
-        """Return the next pull of the soft controller; as it is where there is no target."""
+        """Return the next pull of the soft controller; as it is where there is no target.
+
+        It stays within 1/10,000 and 10,000: beyond that it is the target that cannot be kept.
+        """
         if self.target_kl is None:
             return pull
         error = min(max(reverse_kl / self.target_kl - 1, -MOST), MOST)
-        return pull * math.exp(self.eta * error)
+        return min(max(pull * math.exp(self.eta * error), 1 / MOST_PULL), MOST_PULL)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from prealign.errors import DataError
@@ -74,8 +75,7 @@ def logp(
         DataError: As `places`.
     """
     found = places(model, rows, bf16=bf16)
-    chosen_N = found.logits_NV.gather(-1, found.targets_N[:, None])[:, 0]
-    logp_N = chosen_N - found.logits_NV.logsumexp(-1)
+    logp_N = -F.cross_entropy(found.logits_NV, found.targets_N, reduction="none")
     out_BL = torch.zeros(found.mask_BL.shape, device=logp_N.device, dtype=logp_N.dtype)
     return out_BL.masked_scatter(found.mask_BL, logp_N), found.mask_BL
 

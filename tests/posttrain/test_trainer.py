@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from prealign.posttrain.divergence import Distillation
 from prealign.posttrain.losses import PolicyGradient
 from prealign.posttrain.method import Actor
 from prealign.posttrain.prefer import Prefer
+from prealign.posttrain.rollouts import tasks_of_step
 from prealign.posttrain.supervise import ExpertIteration, Supervise
 from prealign.posttrain.trainer import Settings, Touch
 from prealign.runs import RunFolder
@@ -47,6 +48,16 @@ def same(a, b):
 
 def nothing_to_judge(task, text, spans):
     return None if task.id == "a" else 1.0
+
+
+@dataclass(frozen=True)
+class NotFor:
+    """Cannot judge one of the tasks."""
+
+    id: str
+
+    def __call__(self, task, text, spans):
+        return None if task.id == self.id else Graded()(task, text, spans)
 
 
 def not_a_number(task, text, spans):
@@ -199,10 +210,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, touch):
 
 
 def test_steps_without_rows_leave_no_trace_in_a_checkpoint(tmp_path):
-    method = a_method(reward=nothing_to_judge)
+    (first,) = tasks_of_step(TASKS, 1, 0, seed=0)
+    method = a_method(reward=NotFor(first.id), tasks_per_step=1, group=8)
     trained(tmp_path / "a", method, steps=3, stop=1)  # saves before the optimizer's first step
+    assert RunFolder(tmp_path / "a").rows("metrics")[0]["loss"] is None
     resumed, _ = trained(tmp_path / "a", method, steps=3)
     whole, _ = trained(tmp_path / "b", method, steps=3)
+    assert not same(weights_of(whole), weights_of(a_model()))
     assert same(weights_of(resumed), weights_of(whole))
 
 
