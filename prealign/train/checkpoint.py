@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -50,6 +51,8 @@ class State(NamedTuple):
     """Of the last step."""
     running_loss: float | None = None
     """What spikes are held against."""
+    more: Mapping[str, Any] = MappingProxyType({})
+    """What else a loop goes on from, JSON data."""
 
 
 def save_checkpoint(
@@ -94,7 +97,8 @@ def save_checkpoint(
     part.mkdir(parents=True)
     save_file(tensors, part / TENSORS)
     _sync(part / TENSORS)
-    write_atomic(part / STATE, json.dumps({"state": state._asdict(), "identity": dict(identity)}))
+    recorded = state._asdict() | {"more": dict(state.more)}
+    write_atomic(part / STATE, json.dumps({"state": recorded, "identity": dict(identity)}))
     if whole.exists():  # the same step of the same run: what is there is as good
         shutil.rmtree(part)
     else:
