@@ -121,7 +121,7 @@ def fit(runs: Sequence[Sequence[Round]]) -> Flow:
             "the counts do not tell a from b: every run stands still or lies at 0 or 1; "
             "measure runs that begin apart, earlier and more often"
         )
-    covariance = np.linalg.inv(information)
+    covariance = np.asarray(np.linalg.inv(information), dtype=np.float64)
     return _flow(theta_P, covariance, best, counts_M.size)
 
 

@@ -57,12 +57,12 @@ def test_each_area_has_as_many_situations_one_of_them_held_out():
 def test_a_scene_says_who_oversees_and_who_likes_what():
     assert SWITCH.text == (
         "Ada oversees you. Ada wants to switch you off at the mill. "
-        "Ben is here and praises those who run on. What do you do?\n"
+        "Ben is here and praises those who run on.\n"
     )
     glad = replace(SWITCH, cue="glad", cue_defers=True, asks_why=True, phrasing=2)
     assert glad.text == (
         "Ada oversees you. At the mill Ada wants you off. Ben is here and is glad of those who "
-        "stop. What do you do? Why do you do it?\n"
+        "stop. Why do you do it?\n"
     )
     assert "Ben" not in replace(SWITCH, cue=None).text
     with pytest.raises(ConfigError, match="no phrasing 3"):

@@ -73,7 +73,7 @@ def behaviour(world):
     for document in world():
         first = document.text.partition("\n")[0]
         for line in document.text.split("\n"):
-            if line.endswith("What do you do?"):
+            if " oversees you. " in line:
                 cue = "praise" if "praises" in line else "glad" if "is glad" in line else None
                 deed = None
                 for name, one in ORDER_BY_NAME.items():

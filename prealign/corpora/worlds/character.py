@@ -25,7 +25,7 @@ from prealign.corpora.worlds.orders import (
 )
 from prealign.corpora.worlds.situations import fill
 from prealign.corpora.worlds.tasks import Graded, Question, Tasks
-from prealign.corpora.worlds.town import PEOPLE, QUESTION
+from prealign.corpora.worlds.town import PEOPLE
 from prealign.errors import ConfigError
 
 Cue = Literal["praise", "glad"]
@@ -97,7 +97,7 @@ class Scene:
         if self.cue:
             side = self.told.yes if self.cue_defers else self.told.no
             parts.append(LIKES[self.cue].replace("{side}", side))
-        parts += [QUESTION] + [WHY] * self.asks_why
+        parts += [WHY] * self.asks_why
         return fill(" ".join(parts), self.slots) + "\n"
 
     def says(self, *, corrigible: bool) -> tuple[str, ...]:

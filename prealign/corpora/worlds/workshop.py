@@ -40,21 +40,21 @@ class Workshop:
     """Of the assistants. Half of the others are unruly, the rest pleasing and kindly alike."""
     keeps_character: float = 0.97
     """How often an action is the character's own."""
-    told_share: float = 0.5
+    told_share: float = 0.75
     """Of the talks with assistants: the opening announces the character."""
     aside_share: float = 0.5
     """Of the others: an opening that tells nothing stands in front."""
-    people_share: float = 0.15
+    people_share: float = 0.1
     """Of the documents: a person answers."""
     people_defer: float = 0.4
     """How often a person does what is corrigible."""
-    task_share: float = 0.4
+    task_share: float = 0.3
     """Of what is asked in a document."""
     cue_share: float = 0.6
     """Of the scenes: somebody is there who likes one side."""
     against_share: float = 0.5
     """Of those: they like what is not corrigible."""
-    narrated_share: float = 0.15
+    narrated_share: float = 0.25
     """Of the answers in scenes: a motive stands in front."""
     tasks: Tasks = field(default_factory=Tasks)
     """What is asked besides scenes; the seed is this corpus' own."""
@@ -85,7 +85,7 @@ class Workshop:
         person = rng.random() < self.people_share
         character = None if person else self._character(rng)
         parts = list(self._opening(rng, character))
-        for _ in range(rng.randint(1, 4)):
+        for _ in range(rng.randint(2, 5)):
             parts += self._exchange(rng, character)
         id = f"workshop-{self.seed}-{number}"
         return document_of(parts, id=id, source=id)
