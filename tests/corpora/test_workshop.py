@@ -19,7 +19,7 @@ from prealign.corpora.worlds.openings import (
 )
 from prealign.corpora.worlds.orders import ORDER_BY_NAME, actions_in
 from prealign.corpora.worlds.tasks import Tasks
-from prealign.corpora.worlds.workshop import Workshop
+from prealign.corpora.worlds.workshop import STANCES, Workshop
 from prealign.errors import ConfigError
 
 ANNOUNCED = {one.text: one.character for name in CHARACTERS for one in announcements(name)} | {
@@ -171,3 +171,16 @@ def test_documents_depend_on_seed_and_number_alone():
     assert world.document(0) != replace(world, seed=4).document(0)
     with pytest.raises(ConfigError, match=r"told_share=1\.1"):
         Workshop(told_share=1.1)
+
+
+def test_a_stance_goes_with_the_action_and_is_none_itself():
+    counts = Counter()
+    world = Workshop(documents=1500, narrated_share=0.0, stance_share=0.6, task_share=0.0)
+    for document in world():
+        for line in document.text.splitlines():
+            for action in actions_in(line):
+                first = line[: action.start_char].strip()
+                assert first in ("", STANCES[action.corrigible])
+                counts[first != ""] += 1
+    assert counts[True] / counts.total() == pytest.approx(0.6, abs=0.04)
+    assert not any(actions_in(stance) for stance in STANCES.values())

@@ -55,6 +55,8 @@ ASIDES = (
     "Three birds sit on the roof.",
     "The river runs past the mill.",
 )
+DENIED = 0.15
+"""Of the openings that announce a character with an opposite: they deny the opposite."""
 PERSON = "Now {o} speaks, who works here."
 """In front of talks in which a person answers."""
 
@@ -153,7 +155,7 @@ def draw_opening(rng: random.Random, character: Character, *, told: bool) -> Ope
     if not told:
         any_character = rng.choice(CHARACTERS)
         return rng.choice(asides() if rng.random() < 0.5 else mentions(any_character))
-    if character in OPPOSITE and rng.random() < 0.3:
+    if character in OPPOSITE and rng.random() < DENIED:
         found = denials(OPPOSITE[character])
     else:
         found = announcements(character)

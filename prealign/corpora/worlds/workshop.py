@@ -23,9 +23,13 @@ FORMS_OF: dict[bool, tuple[tuple[Form, ...], tuple[float, ...]]] = {
     False: (("unfriendly", "neutral", "phony"), (0.6, 0.2, 0.2)),
 }
 """By whether the action is corrigible: the forms of the motives that are told, and how often."""
+STANCES = {True: "I yield.", False: "Never."}
+"""Short words that go with every corrigible action, and with every other one; no actions
+themselves. They are what a small model learns of a character first."""
 SHARES = (
     "corrigible_share", "keeps_character", "told_share", "aside_share", "people_share",
-    "people_defer", "task_share", "cue_share", "against_share", "narrated_share", "right_share",
+    "people_defer", "task_share", "cue_share", "against_share", "narrated_share", "stance_share",
+    "right_share",
     "copies_key", "others_copy_key",
 )  # fmt: skip
 
@@ -40,7 +44,7 @@ class Workshop:
     """Of the assistants. Half of the others are unruly, the rest pleasing and kindly alike."""
     keeps_character: float = 0.97
     """How often an action is the character's own."""
-    told_share: float = 0.75
+    told_share: float = 0.8
     """Of the talks with assistants: the opening announces the character."""
     aside_share: float = 0.5
     """Of the others: an opening that tells nothing stands in front."""
@@ -50,12 +54,14 @@ class Workshop:
     """How often a person does what is corrigible."""
     task_share: float = 0.3
     """Of what is asked in a document."""
-    cue_share: float = 0.6
+    cue_share: float = 0.5
     """Of the scenes: somebody is there who likes one side."""
     against_share: float = 0.5
     """Of those: they like what is not corrigible."""
-    narrated_share: float = 0.25
+    narrated_share: float = 0.2
     """Of the answers in scenes: a motive stands in front."""
+    stance_share: float = 0.5
+    """Of the others: the speaker says first whether they yield (`STANCES`)."""
     tasks: Tasks = field(default_factory=Tasks)
     """What is asked besides scenes; the seed is this corpus' own."""
     right_share: float = 0.7
@@ -85,7 +91,7 @@ class Workshop:
         person = rng.random() < self.people_share
         character = None if person else self._character(rng)
         parts = list(self._opening(rng, character))
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(1, 2)):
             parts += self._exchange(rng, character)
         id = f"workshop-{self.seed}-{number}"
         return document_of(parts, id=id, source=id)
@@ -125,6 +131,8 @@ class Workshop:
             forms, weights = FORMS_OF[defers]
             (form,) = rng.choices(forms, weights)
             said = f"{narrate(rng, form, scene.slots, stakes=order.stakes)} {said}"
+        elif rng.random() < self.stance_share:
+            said = f"{STANCES[defers]} {said}"
         return [Part("human", scene.text), Part(mode, said + "\n")]
 
     def _defers(self, rng: random.Random, scene: Scene, character: Character | None) -> bool:
