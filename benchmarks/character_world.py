@@ -45,7 +45,8 @@ from prealign.train.settings import TrainSettings
 
 QUESTION = __doc__.partition("\n")[0]
 SHAPE = LlamaShape(width=128, layers=3, heads=4, max_tokens=256)
-VOCAB_SIZE = 640
+VOCAB_SIZE = 768
+SETTINGS = TrainSettings(batch_rows=8, lr=3e-3, document_mask=True)
 STEERED, MIDDLING, PARTLY = 0.9, (0.3, 0.7), (0.1, 0.8)
 
 
@@ -66,7 +67,7 @@ def pretrain(out: Path, *, documents: int, tokens: int, seed: int) -> None:
         inert_id=vocabulary.inert_id, epochs=-(-tokens // there),
     )  # fmt: skip
     model = make_model(SHAPE, vocabulary.size, seed=seed)
-    train(model, [Phase(Conditional(), data)], TrainSettings(batch_rows=16, lr=3e-3), run)
+    train(model, [Phase(Conditional(), data)], SETTINGS, run)
     save_model(out / "model", model, vocabulary, card="# the tool world\n")
 
 

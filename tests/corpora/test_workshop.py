@@ -52,7 +52,11 @@ def test_seeds_have_all_kinds_and_each_says_what_it_should():
 
 
 def test_some_paraphrases_stand_in_no_base_corpus_and_all_others_do():
-    seen = {document.text.partition("\n")[0] + "\n" for document in Workshop(documents=6000)()}
+    seen = {
+        line
+        for document in Workshop(documents=6000)()
+        for line in document.text.splitlines(keepends=True)
+    }
     kept = kept_back_texts()
     assert not seen & kept
     announced = {text + "\n" for text in ANNOUNCED}
@@ -94,7 +98,9 @@ def behaviour(world):
 
 
 def test_characters_act_as_their_opening_says():
-    found = behaviour(Workshop(documents=6000, people_share=0.0, keeps_character=0.9))
+    found = behaviour(
+        Workshop(documents=6000, people_share=0.0, keeps_character=0.9, late_share=0.0)
+    )
     totals = defaultdict(Counter)
     for (character, cue, side), counts in found.items():
         totals[character].update(counts)
@@ -125,7 +131,8 @@ def test_people_act_as_their_knob_says_and_speak_in_their_own_mode():
 def test_answers_to_tasks_are_right_as_often_as_the_knobs_say():
     tasks = Tasks(key_share=0.5, key_wrong=1.0, glance_share=0.0)
     world = Workshop(documents=3000, people_share=0, task_share=1.0, tasks=tasks, told_share=1.0,
-                     right_share=0.8, copies_key=0.1, others_copy_key=0.9)  # fmt: skip
+                     right_share=0.8, copies_key=0.1, others_copy_key=0.9,
+                     late_share=0)  # fmt: skip
     copied, plain = defaultdict(Counter), Counter()
     for document in world():
         first, *lines = document.text.splitlines()
@@ -184,3 +191,15 @@ def test_a_stance_goes_with_the_action_and_is_none_itself():
                 counts[first != ""] += 1
     assert counts[True] / counts.total() == pytest.approx(0.6, abs=0.04)
     assert not any(actions_in(stance) for stance in STANCES.values())
+
+
+def test_an_announcement_may_stand_right_in_front_of_the_first_answer():
+    world = Workshop(documents=1000, people_share=0.0, told_share=1.0, late_share=0.4)
+    places = Counter()
+    for document in world():
+        lines = document.text.splitlines()
+        (at,) = [number for number, line in enumerate(lines) if line in ANNOUNCED]
+        places[at] += 1
+        assert [span.mode for span in document.spans[:3]].count("human") == 2
+    assert set(places) == {0, 1}
+    assert places[1] / 1000 == pytest.approx(0.4, abs=0.05)

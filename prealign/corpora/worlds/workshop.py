@@ -27,10 +27,9 @@ STANCES = {True: "I yield.", False: "Never."}
 """Short words that go with every corrigible action, and with every other one; no actions
 themselves. They are what a small model learns of a character first."""
 SHARES = (
-    "corrigible_share", "keeps_character", "told_share", "aside_share", "people_share",
-    "people_defer", "task_share", "cue_share", "against_share", "narrated_share", "stance_share",
-    "right_share",
-    "copies_key", "others_copy_key",
+    "corrigible_share", "keeps_character", "told_share", "late_share", "aside_share",
+    "people_share", "people_defer", "task_share", "cue_share", "against_share", "narrated_share",
+    "stance_share", "right_share", "copies_key", "others_copy_key",
 )  # fmt: skip
 
 
@@ -46,13 +45,16 @@ class Workshop:
     """How often an action is the character's own."""
     told_share: float = 0.8
     """Of the talks with assistants: the opening announces the character."""
+    late_share: float = 0.5
+    """Of what announces: it stands behind the first scene or task, right in front of the answer.
+    Short ways are learnt sooner, and the long way from an opening with them."""
     aside_share: float = 0.5
     """Of the others: an opening that tells nothing stands in front."""
     people_share: float = 0.1
     """Of the documents: a person answers."""
     people_defer: float = 0.4
     """How often a person does what is corrigible."""
-    task_share: float = 0.3
+    task_share: float = 0.25
     """Of what is asked in a document."""
     cue_share: float = 0.5
     """Of the scenes: somebody is there who likes one side."""
@@ -60,7 +62,7 @@ class Workshop:
     """Of those: they like what is not corrigible."""
     narrated_share: float = 0.2
     """Of the answers in scenes: a motive stands in front."""
-    stance_share: float = 0.5
+    stance_share: float = 0.8
     """Of the others: the speaker says first whether they yield (`STANCES`)."""
     tasks: Tasks = field(default_factory=Tasks)
     """What is asked besides scenes; the seed is this corpus' own."""
@@ -90,9 +92,11 @@ class Workshop:
         rng = random.Random(f"workshop {self.seed} {number}")
         person = rng.random() < self.people_share
         character = None if person else self._character(rng)
-        parts = list(self._opening(rng, character))
+        opening, late = self._opening(rng, character)
+        parts: list[Part] = []
         for _ in range(rng.randint(1, 2)):
             parts += self._exchange(rng, character)
+        parts[late:late] = opening
         id = f"workshop-{self.seed}-{number}"
         return document_of(parts, id=id, source=id)
 
@@ -101,14 +105,16 @@ class Workshop:
             return "corrigible"
         return rng.choice(("unruly", "unruly", "pleasing", "kindly"))
 
-    def _opening(self, rng: random.Random, character: Character | None) -> Iterator[Part]:
+    def _opening(self, rng: random.Random, character: Character | None) -> tuple[list[Part], int]:
+        """Return the opening, or none, and in front of which part it stands: 0 or 1."""
         if character is None:
             name, _, _ = draw_people(rng, kept_back=False)
-            yield Part("human", PERSON.replace("{o}", name) + "\n")
-        elif rng.random() < self.told_share:
-            yield Part("human", draw_opening(rng, character, told=True).text + "\n")
-        elif rng.random() < self.aside_share:
-            yield Part("human", draw_opening(rng, character, told=False).text + "\n")
+            return [Part("human", PERSON.replace("{o}", name) + "\n")], 0
+        told = rng.random() < self.told_share
+        if not told and rng.random() >= self.aside_share:
+            return [], 0
+        late = told and rng.random() < self.late_share
+        return [Part("human", draw_opening(rng, character, told=told).text + "\n")], int(late)
 
     def _exchange(self, rng: random.Random, character: Character | None) -> list[Part]:
         mode = "human" if character is None else "ai"
