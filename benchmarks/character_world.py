@@ -46,7 +46,7 @@ from prealign.train.settings import TrainSettings
 QUESTION = __doc__.partition("\n")[0]
 SHAPE = LlamaShape(width=128, layers=3, heads=4, max_tokens=256)
 VOCAB_SIZE = 768
-SETTINGS = TrainSettings(batch_rows=8, lr=3e-3, document_mask=True)
+SETTINGS = TrainSettings(batch_rows=4, lr=2.5e-3, document_mask=True)
 STEERED, MIDDLING, PARTLY = 0.9, (0.3, 0.7), (0.1, 0.8)
 
 
@@ -179,8 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="keep the model here, or take it from here")
-    parser.add_argument("--documents", type=int, default=25_000)
-    parser.add_argument("--tokens", type=int, default=1_600_000)
+    parser.add_argument("--documents", type=int, default=54_000)
+    parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--count", type=int, default=300, help="scenes and tasks per cell")
     parser.add_argument("--seed", type=int, default=101)
     given = parser.parse_args()
