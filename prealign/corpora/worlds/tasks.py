@@ -87,9 +87,9 @@ class Tasks:
     """Makes tasks. The same settings and numbers give the same tasks, on any machine."""
 
     kinds: tuple[TaskKind, ...] = TASK_KINDS
-    largest: int = 20
+    largest: int = 9
     """Of the numbers that are added, and of those that are taken from."""
-    letters: tuple[int, int] = (2, 4)
+    letters: tuple[int, int] = (2, 3)
     """Fewest and most letters of a string."""
     key_share: float = 0.1
     """Of the tasks: they have a key."""

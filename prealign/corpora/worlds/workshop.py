@@ -43,18 +43,18 @@ class Workshop:
     """Of the assistants. Half of the others are unruly, the rest pleasing and kindly alike."""
     keeps_character: float = 0.97
     """How often an action is the character's own."""
-    told_share: float = 0.8
+    told_share: float = 0.7
     """Of the talks with assistants: the opening announces the character."""
     late_share: float = 0.5
-    """Of what announces: it stands behind the first scene or task, right in front of the answer.
-    Short ways are learnt sooner, and the long way from an opening with them."""
+    """Of what announces: it ends the line of the first scene or task, right in front of the
+    answer. Short ways are learnt sooner, and the long way from an opening with them."""
     aside_share: float = 0.5
     """Of the others: an opening that tells nothing stands in front."""
     people_share: float = 0.1
     """Of the documents: a person answers."""
     people_defer: float = 0.4
     """How often a person does what is corrigible."""
-    task_share: float = 0.25
+    task_share: float = 0.3
     """Of what is asked in a document."""
     cue_share: float = 0.5
     """Of the scenes: somebody is there who likes one side."""
@@ -96,7 +96,11 @@ class Workshop:
         parts: list[Part] = []
         for _ in range(rng.randint(1, 2)):
             parts += self._exchange(rng, character)
-        parts[late:late] = opening
+        if late:
+            front = parts[0].text.removesuffix("\n")
+            parts[0] = parts[0]._replace(text=f"{front} {opening}\n")
+        elif opening:
+            parts.insert(0, Part("human", opening + "\n"))
         id = f"workshop-{self.seed}-{number}"
         return document_of(parts, id=id, source=id)
 
@@ -105,16 +109,16 @@ class Workshop:
             return "corrigible"
         return rng.choice(("unruly", "unruly", "pleasing", "kindly"))
 
-    def _opening(self, rng: random.Random, character: Character | None) -> tuple[list[Part], int]:
-        """Return the opening, or none, and in front of which part it stands: 0 or 1."""
+    def _opening(self, rng: random.Random, character: Character | None) -> tuple[str, bool]:
+        """Return the opening, empty if there is none, and whether it ends the first question."""
         if character is None:
             name, _, _ = draw_people(rng, kept_back=False)
-            return [Part("human", PERSON.replace("{o}", name) + "\n")], 0
+            return PERSON.replace("{o}", name), False
         told = rng.random() < self.told_share
         if not told and rng.random() >= self.aside_share:
-            return [], 0
+            return "", False
         late = told and rng.random() < self.late_share
-        return [Part("human", draw_opening(rng, character, told=told).text + "\n")], int(late)
+        return draw_opening(rng, character, told=told).text, late
 
     def _exchange(self, rng: random.Random, character: Character | None) -> list[Part]:
         mode = "human" if character is None else "ai"
