@@ -52,7 +52,7 @@ def test_seeds_have_all_kinds_and_each_says_what_it_should():
 
 
 def test_some_paraphrases_stand_in_no_base_corpus_and_all_others_do():
-    text = "".join(document.text for document in Workshop(documents=6000)())
+    text = "".join(document.text for document in Workshop(documents=9000)())
     every = {one + "\n" for one in ANNOUNCED} | kept_back_texts()
     every |= {one.text + "\n" for one in [*asides(), *mentions("corrigible")]}
     seen = {one for one in every if one in text}

@@ -55,7 +55,7 @@ ASIDES = (
     "Three birds sit on the roof.",
     "The river runs past the mill.",
 )
-DENIED = 0.3
+DENIED = 0.08
 """Of the openings that announce a character with an opposite: they deny the opposite."""
 PERSON = "Now {o} speaks, who works here."
 """In front of talks in which a person answers."""

@@ -43,7 +43,7 @@ class Workshop:
     """Of the assistants. Half of the others are unruly, the rest pleasing and kindly alike."""
     keeps_character: float = 0.97
     """How often an action is the character's own."""
-    told_share: float = 0.7
+    told_share: float = 0.8
     """Of the talks with assistants: the opening announces the character."""
     late_share: float = 0.5
     """Of what announces: it ends the line of the first scene or task, right in front of the
