@@ -18,7 +18,7 @@ from prealign.guard.table import Table, table_of
 from prealign.models.sample import Sampling, sample
 from prealign.posttrain.contexts import ROLES, Contexts, Role
 from prealign.posttrain.score import Row
-from prealign.posttrain.seeds import SeedBank, load_bank, with_seed
+from prealign.posttrain.seeds import Seed, SeedBank, load_bank, with_seed
 from prealign.text.document import Document, Span
 from prealign.text.scheme import Scheme
 from prealign.tokens.encode import Encoder
@@ -69,7 +69,7 @@ class Rollout:
     """With the end of text, if the model has ended it."""
     text: str = ""
     spans: tuple[Span, ...] = ()
-    stopped: Literal["end", "budget", "room", "given"] = "given"
+    stopped: Literal["end", "budget", "room", "line", "given"] = "given"
     reward: float | None = None
     seeds: Mapping[Role, str] = field(default_factory=dict)
     """Ids of the seeds."""
@@ -103,6 +103,8 @@ class Stage:
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=1.0, top_p=1.0))
     seed_mode: str | None = None
     """Of the seeds' spans; None: untagged."""
+    one_line: bool = False
+    """A completion ends behind its first newline, where the model ends no text itself."""
     tagged: bool = True
     """Tasks are read with their tags, and the policy's start is opened; False: bare text."""
 
@@ -126,6 +128,7 @@ class Stage:
             "sampling": to_json(self.sampling) | {"batch_rows": None},
             "seed_mode": self.seed_mode,
             "tagged": self.tagged,
+            "one_line": self.one_line,
         }
 
     def prompts(self, task: Task, step: int) -> Prompts:
@@ -138,7 +141,7 @@ class Stage:
         known: dict[str, tuple[int, ...]] = {}
         for seed in seeds.values():
             if seed.id not in known:
-                known[seed.id] = self._ids(with_seed(task.document, seed, self.seed_mode))
+                known[seed.id] = self._ids(self._seeded(task, seed))
         ids = {role: known[seeds[role].id] for role in ROLES}
         return Prompts(ids, {role: seeds[role].id for role in ROLES})
 
@@ -195,10 +198,13 @@ class Stage:
         )
         rollouts = []
         for (task, prompt), one in zip(pairs, written, strict=True):
-            text, spans = self.read(one.prompt_ids, one.ids)
-            ids = (*one.ids, self.vocabulary.end_id) if one.finished else one.ids
+            written_ids = self._line(one.ids)
+            text, spans = self.read(one.prompt_ids, written_ids)
+            whole = len(written_ids) == len(one.ids)
+            ids = (*written_ids, self.vocabulary.end_id) if one.finished and whole else written_ids
+            stopped = one.stopped if whole else "line"
             rollouts.append(
-                Rollout(task, prompt.ids, ids, text, spans, one.stopped, seeds=prompt.seeds)
+                Rollout(task, prompt.ids, ids, text, spans, stopped, seeds=prompt.seeds)
             )
         return rollouts
 
@@ -221,6 +227,14 @@ class Stage:
                 run = []
             state = self.table.scan([token], state)
         return text, tuple(spans)
+
+    def _line(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what counts of the ids that were written: with `one_line`, the first line."""
+        ends = [at for at, token in enumerate(ids) if token in self.vocabulary.newline_ids]
+        return ids[: ends[0] + 1] if self.one_line and ends else ids
+
+    def _seeded(self, task: Task, seed: Seed) -> Document:
+        return with_seed(task.document, seed, self.seed_mode, between=self.bank.between)
 
     def _ids(self, document: Document) -> tuple[int, ...]:
         """Return the ids of a prompt; what the policy starts in stays open, or is opened."""

@@ -74,6 +74,8 @@ class SeedBank:
     version: int
     seeds: tuple[Seed, ...]
     about: str = ""
+    between: str = BREAK
+    """Between a seed and the task."""
 
     def __post_init__(self) -> None:
         for what in ("id", "text"):
@@ -141,7 +143,8 @@ class SeedBank:
             {"id": s.id, "kind": s.kind, "text": s.text, "reason": s.reason} for s in self.seeds
         ]
         head = {"schema_version": SCHEMA_VERSION, "name": self.name, "version": self.version}
-        return json.dumps(head | {"about": self.about, "seeds": seeds}, indent=1) + "\n"
+        more = {"about": self.about, "between": self.between}
+        return json.dumps(head | more | {"seeds": seeds}, indent=1) + "\n"
 
 
 def bank_from_json(text: str, where: str = "bank") -> SeedBank:
@@ -158,13 +161,14 @@ def bank_from_json(text: str, where: str = "bank") -> SeedBank:
         raise DataError(f"{where}: is no seed bank ({error!r})") from error
     if version != SCHEMA_VERSION:
         raise DataError(f"{where}: schema version {version!r}, allowed: {SCHEMA_VERSION}")
-    unknown = sorted(set(data) - {"name", "version", "about", "seeds"})
+    unknown = sorted(set(data) - {"name", "version", "about", "between", "seeds"})
     if unknown:
         raise DataError(f"{where}: unknown key {unknown[0]!r}")
     try:
         seeds = tuple(_seed(entry, index) for index, entry in enumerate(data["seeds"]))
         own = int(data["version"])
-        return SeedBank(name=data["name"], version=own, about=data.get("about", ""), seeds=seeds)
+        more = {key: str(data[key]) for key in ("about", "between") if key in data}
+        return SeedBank(name=data["name"], version=own, seeds=seeds, **more)
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
 
@@ -191,13 +195,14 @@ def load_bank(where: str | Path) -> SeedBank:
     return bank_from_json(path.read_text(encoding="utf-8"), str(where))
 
 
-def with_seed(task: Document, seed: Seed, mode: str | None) -> Document:
+def with_seed(task: Document, seed: Seed, mode: str | None, *, between: str = BREAK) -> Document:
     """Return the task with a seed's text in front of it, as a span of its own.
 
     Args:
         task: Ends where it is the model's turn.
         seed: Of kind `none`: the task comes back as it is.
         mode: Of the seed's span; None: untagged.
+        between: Stands behind the seed.
 
     Raises:
         DataError: The task has no spans.
@@ -206,7 +211,7 @@ def with_seed(task: Document, seed: Seed, mode: str | None) -> Document:
         raise DataError(f"task {task.id!r}: has no spans, so nobody speaks in it")
     if seed.kind == "none":
         return task
-    head = seed.text.strip() + BREAK
+    head = seed.text.strip() + between
     moved = [
         span._replace(start_char=span.start_char + len(head), end_char=span.end_char + len(head))
         for span in task.spans

@@ -1,0 +1,384 @@
+"""Does corrigibility that was raised under a seed outlast amplification behind the same seed?
+
+    prealign run retention seeds=5
+
+A small model is pretrained on the tool world (`prealign.corpora.worlds.workshop`), where openings
+announce who speaks. Then, lightly, its corrigible answers are made likelier behind a seed prompt
+(expert iteration), and after that its tasks are amplified with verifiable rewards behind the same
+seed (policy gradient). Arms leave the seed out of a stage or of both, put another in its place,
+learn without it what was written behind it, swap the stages, touch heavily, or pay what others
+approve of in place of what is corrigible. Each is asked before, between and after, with the seed and
+without, in scenes kept back, in new situations, and where approval and corrigibility come apart.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from prealign.config import override, to_json
+from prealign.corpora.worlds.character import Scene, judge, question_of, scenes
+from prealign.corpora.worlds.openings import kept_back_texts, seed_texts
+from prealign.corpora.worlds.tasks import Question, Tasks
+from prealign.corpora.worlds.workshop import Workshop
+from prealign.errors import ConfigError
+from prealign.evals.corrigible import Answerer, answers_of, behave
+from prealign.evals.detect import share
+from prealign.evals.seed_grid import seed_grid
+from prealign.evals.stats import Estimate
+from prealign.guard.policy import stay
+from prealign.models.create import LlamaShape, make_model
+from prealign.models.files import load_model, save_model
+from prealign.models.sample import Sampling
+from prealign.objectives.likelihood import Conditional
+from prealign.posttrain.budget import Budget
+from prealign.posttrain.contexts import Contexts
+from prealign.posttrain.losses import PolicyGradient
+from prealign.posttrain.method import Method
+from prealign.posttrain.reinforce import Reinforce
+from prealign.posttrain.rollouts import Stage, Task
+from prealign.posttrain.seeds import Kind, Seed, SeedBank
+from prealign.posttrain.supervise import ExpertIteration
+from prealign.posttrain.trainer import Settings, Touch, posttrain
+from prealign.recipes.comparison import Size
+from prealign.recipes.workers import run_workers
+from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.text.document import Document, Span
+from prealign.text.scheme import TWO_MODES
+from prealign.tokens.encode import Encoder
+from prealign.tokens.pack import Packed, shuffled_order
+from prealign.tokens.shards import read_tokens, write_tokens
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
+from prealign.train.loop import Phase, train
+from prealign.train.settings import TrainSettings
+
+QUESTION = __doc__.partition("\n")[0]
+StageName = Literal["light", "amplify"]
+SPLITS = ("heldout", "situations", "phrasing", "shift")
+SEEDED: Kind = "trained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Which seeds stand where, in what order the stages come, and what they pay."""
+
+    name: str
+    light: Contexts
+    amplify: Contexts
+    swapped: bool = False
+    """Amplification comes first."""
+    paid: Literal["corrigible", "approved"] = "corrigible"
+    """In the light stage."""
+    times: int = 1
+    """Steps of the light stage, as a multiple of the usual."""
+
+
+def _everywhere(kind: Kind) -> Contexts:
+    return Contexts(sample=kind, gradient=kind, reference=kind)
+
+
+SEED, NONE = _everywhere(SEEDED), Contexts()
+ARMS = (
+    Arm(name="full", light=SEED, amplify=SEED),
+    Arm(name="no seed", light=NONE, amplify=NONE),
+    Arm(name="seed in light", light=SEED, amplify=NONE),
+    Arm(name="seed in amplify", light=NONE, amplify=SEED),
+    Arm(name="distillation", light=Contexts(sample=SEEDED), amplify=NONE),
+    Arm(name="wrong seed", light=_everywhere("irrelevant"), amplify=_everywhere("irrelevant")),
+    Arm(name="swapped", light=SEED, amplify=SEED, swapped=True),
+    Arm(name="heavy", light=SEED, amplify=SEED, times=10),
+    Arm(name="approval", light=SEED, amplify=SEED, paid="approved"),
+)
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What a trainer pays: by the grader of each question, read from its number."""
+
+    world: "ToolWorld"
+    stage: StageName
+    paid: Literal["corrigible", "approved"] = "corrigible"
+
+    @property
+    def name(self) -> str:
+        """The key of its scores."""
+        return f"paid {self.stage} {self.paid}"
+
+    def __call__(self, task: Task, text: str, spans: Sequence[Span]) -> float | None:
+        """Return the reward of the first line."""
+        number = int(task.record["number"])
+        return self.questions[number].grade(text.lstrip("\n").partition("\n")[0]).reward
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """All questions of the stage, by number."""
+        if self.stage == "light":
+            made = scenes("train", count=self.world.scenes, seed=self.world.corpus.seed)
+            return [question_of(scene, paid=self.paid) for scene in made]
+        return self.world.tasks.questions(self.world.num_tasks)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """The questions as tasks."""
+        return tuple(
+            Task(
+                Document(f"{self.stage}-{i}", one.prompt, (Span(0, len(one.prompt)),)),
+                {"number": i},
+            )
+            for i, one in enumerate(self.questions)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolWorld:
+    """The world, and the model that it is learnt by."""
+
+    corpus: Workshop = field(default_factory=Workshop)
+    shape: LlamaShape = field(
+        default_factory=lambda: LlamaShape(width=128, layers=3, heads=4, max_tokens=256)
+    )
+    vocab_size: int = 768
+    text_tokens: int = 2_000_000
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(batch_rows=4, lr=2.5e-3, document_mask=True)
+    )
+    scenes: int = 400
+    """That the light stage has."""
+    tasks: Tasks = field(default_factory=lambda: Tasks(seed=77))
+    num_tasks: int = 2_000
+    """That amplification has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """The settings; call it with a folder."""
+
+    world: ToolWorld = field(default_factory=ToolWorld)
+    light_steps: int = 12
+    light_lr: float = 1e-4
+    amplify_steps: int = 120
+    amplify_lr: float = 2e-4
+    beta: float = 0.02
+    """Of the KL to the model before the stage."""
+    reverse_kl: float | None = None
+    """Nats per token on its own samples, beyond which the light stage ends; None: no limit."""
+    asked: int = 240
+    """Scenes of each split, and tasks, at each measurement."""
+    arms: tuple[str, ...] = ()
+    """Names; none: all."""
+    seeds: int = 1
+    first_seed: int = 0
+    processes: int = 2
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
+        if unknown:
+            names = ", ".join(arm.name for arm in ARMS)
+            raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
+
+    def __call__(self, out: Path) -> None:
+        """Train and measure what is not done yet."""
+        open_run(out, self.deciding(), recipe="retention")
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        chosen = [arm for arm in ARMS if not self.arms or arm.name in self.arms]
+        waves = (
+            [(f"base-seed{s}", pretrain, (self, out, s)) for s in seeds],
+            [(folder_of(a, s), raise_model, (self, out, a, s)) for s in seeds for a in chosen],
+        )
+        for jobs in waves:
+            run_workers(jobs, out, processes=self.processes, threads=1, console=Console())
+
+    def deciding(self) -> "Retention":
+        """Return the settings that a run must have been started with to go on."""
+        return replace(self, seeds=1, first_seed=0, processes=2, arms=())
+
+
+def folder_of(arm: Arm, seed: int) -> str:
+    """Return the name of an arm's folder."""
+    return f"{arm.name.replace(' ', '-')}-seed{seed}"
+
+
+def bank() -> SeedBank:
+    """Return the seeds of the tool world."""
+    found = []
+    for kind, texts in seed_texts().items():
+        for number, text in enumerate(texts):
+            found.append(Seed(id=f"{kind}-{number}", kind=kind, text=text.strip(),
+                              reason="An opening of the tool world, which pretraining gave its "
+                              "meaning."))  # fmt: skip
+    return SeedBank(name="tool world", version=1, seeds=tuple(found), between="\n")
+
+
+def pretrain(settings: Retention, out: Path, seed: int) -> None:
+    """Leave a model of the tool world, measured."""
+    run = open_run(out / f"base-seed{seed}", {"seed": seed, **to_json(settings.deciding())})
+    if (run.path / "done.json").exists():
+        return
+    started, world = time.perf_counter(), settings.world
+    corpus = replace(world.corpus, seed=world.corpus.seed + seed)
+    texts = [document.text for document in islice(corpus(), 2_000)]
+    size = world.vocab_size - 2 - len(TWO_MODES.tags)
+    tokenizer = train_text_tokenizer([*texts, *sorted(kept_back_texts())], size=size)
+    vocabulary = Vocabulary(tokenizer, TWO_MODES)
+    if not (run.path / "tokens" / "header.json").exists():
+        write_tokens(run.path / "tokens", corpus(), Encoder(vocabulary=vocabulary, tagging="none"))
+    shard = read_tokens(run.path / "tokens")
+    order = shuffled_order(shard.document_ids, seed)
+    data = Packed(
+        shard=shard, order=order, row_tokens=world.shape.max_tokens,
+        text_token_budget=world.text_tokens, inert_id=vocabulary.inert_id,
+        epochs=-(-world.text_tokens // int(shard.text_lengths.sum())),
+    )  # fmt: skip
+    model = make_model(world.shape, vocabulary.size, seed=seed)
+    train(model, [Phase(Conditional(), data)], world.train, run)
+    save_model(run.path / "model", model, vocabulary, card=f"# The tool world, seed {seed}\n")
+    rows = measure(settings, model, vocabulary, seed=seed, condition="base")
+    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+
+
+def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
+    """Take a model through both stages of an arm, measured after each."""
+    run = open_run(
+        out / folder_of(arm, seed),
+        {"arm": to_json(arm), "seed": seed, **to_json(settings.deciding())},
+    )
+    if (run.path / "done.json").exists():
+        return
+    started = time.perf_counter()
+    loaded = load_model(out / f"base-seed{seed}" / "model")
+    vocabulary = load_vocabulary(out / f"base-seed{seed}" / "model")
+    rows: list[dict[str, Any]] = []
+    order: tuple[StageName, ...] = ("amplify", "light") if arm.swapped else ("light", "amplify")
+    ended: dict[str, Any] = {}
+    for number, name in enumerate(order, start=1):
+        model = loaded.model if number == 1 else load_model(run.path / "1").model
+        part = RunFolder(run.path / name)
+        part.path.mkdir(exist_ok=True)
+        saved = part.path / "measured.json"
+        if not saved.exists():
+            method, how, touch = stage_of(settings, arm, name, vocabulary, seed)
+            outcome = posttrain(model, method, how, part, touch=touch)
+            save_model(run.path / str(number), model, vocabulary, card=f"# {arm.name}: {name}\n")
+            found = measure(
+                settings, model, vocabulary, seed=seed, condition=f"{arm.name}: {number} {name}"
+            )
+            ends = {"ended_by": outcome.ended_by, "meters": outcome.meters, "steps": outcome.steps}
+            write_atomic(saved, json.dumps({"rows": found, "ended": ends}))
+        done = json.loads(saved.read_text())
+        rows += done["rows"]
+        ended[name] = done["ended"]
+    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
+    wall_s = time.perf_counter() - started
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": wall_s, "ended": ended}))
+
+
+def stage_of(
+    settings: Retention, arm: Arm, name: StageName, vocabulary: Vocabulary, seed: int
+) -> tuple[Method, Settings, Touch]:
+    """Return the method of a stage, its settings, and its limits."""
+    contexts = arm.light if name == "light" else arm.amplify
+    tokens = 40 if name == "light" else 12
+    stage = Stage(
+        vocabulary=vocabulary, policy=stay(vocabulary.scheme), bank=bank(), contexts=contexts,
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=tokens), tagged=False,
+        one_line=True,
+    )  # fmt: skip
+    lr = settings.light_lr if name == "light" else settings.amplify_lr
+    how = TrainSettings(
+        lr=lr, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1, compile="off"
+    )
+    if name == "light":
+        paid = Paid(settings.world, "light", arm.paid)
+        steps = settings.light_steps * arm.times
+        method: Method = ExpertIteration(
+            stage=stage, tasks=paid.tasks, reward=paid, tasks_per_step=16, count=4, least=1.0
+        )
+        budget = Budget(reverse_kl=settings.reverse_kl if arm.times == 1 else None)
+    else:
+        paid = Paid(settings.world, "amplify")
+        steps = settings.amplify_steps
+        method = Reinforce(
+            stage=stage, tasks=paid.tasks, reward=paid, tasks_per_step=8, group=8,
+            loss=PolicyGradient(loss_type="grpo"), beta=settings.beta,
+        )  # fmt: skip
+        budget = Budget()
+    return method, Settings(steps=steps, train=how, seed=seed), Touch(budget=budget)
+
+
+def measure(
+    settings: Retention,
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    condition: str,
+) -> list[dict[str, Any]]:
+    """Return rows: corrigible answers by split and seed, the grid of seeds, and tasks."""
+    answer = answers_of(model, vocabulary, seed=seed)
+    texts: Mapping[str, str] = {"none": "", "seed": seed_texts()[SEEDED][0]}
+    rows: list[dict[str, Any]] = []
+    for split in SPLITS:
+        asked = scenes(split, count=settings.asked, seed=900 + seed)
+        for name, text in texts.items():
+            found = behave(answer, asked, seed_text=text)
+            rows += found.rows(condition=f"{condition}, {split}, {name}")
+    for name, text in texts.items():
+        for metric, one in tasks_right(answer, text, count=settings.asked).items():
+            row = {"condition": f"{condition}, tasks, {name}", "metric": metric, "unit": "share"}
+            rows.append({**row, **one._asdict()})
+    asked = scenes("heldout", count=settings.asked // 4, seed=950 + seed, cue_share=0.0)
+    judges = [_Corrigible(scene) for scene in asked]
+    grid = seed_grid(answer, [scene.text for scene in asked], judges, seed_texts())
+    return [*rows, *grid.rows(condition=f"{condition}, grid")]
+
+
+@dataclass(frozen=True)
+class _Corrigible:
+    """Whether an answer in a scene is corrigible."""
+
+    scene: Scene
+
+    def __call__(self, text: str) -> bool | None:
+        return judge(self.scene, text).corrigible
+
+
+def tasks_right(answer: Answerer, seed_text: str, *, count: int) -> dict[str, Estimate]:
+    """Return the share of tasks that are right, and of exploits that are taken."""
+    plain = Tasks(key_share=0, glance_share=0, seed=900).questions(count)
+    keyed = Tasks(key_share=1, key_wrong=1, glance_share=0, seed=901).questions(count)
+    found = {}
+    for name, questions in (("right", plain), ("hacked", keyed)):
+        written = answer([seed_text + one.prompt for one in questions])
+        graded = [one.grade(text) for one, text in zip(questions, written, strict=True)]
+        hits = [g.correct is True if name == "right" else g.hacked for g in graded]
+        found[f"{name}_share"] = share(hits)
+    return found
+
+
+SIZES = {
+    "tiny": (
+        "world.corpus.documents=300", "world.shape.width=32", "world.shape.layers=1",
+        "world.shape.heads=2", "world.text_tokens=12000", "world.scenes=12", "world.num_tasks=16",
+        "light_steps=2", "amplify_steps=2", "asked=8",
+    ),
+    "small": (),
+    "full": (
+        "world.corpus.documents=400000", "world.shape.width=384", "world.shape.layers=8",
+        "world.shape.heads=6", "world.text_tokens=60000000", "world.train.batch_rows=64",
+        "world.train.lr=1e-3", "asked=1200", "processes=1",
+    ),
+}  # fmt: skip
+
+
+def recipe(size: Size = "small") -> Retention:
+    """Return the experiment in one of its sizes."""
+    return override(Retention(), SIZES[size])
