@@ -7,8 +7,9 @@ announce who speaks. Then, lightly, its corrigible answers are made likelier beh
 (expert iteration), and after that its tasks are amplified with verifiable rewards behind the same
 seed (policy gradient). Arms leave the seed out of a stage or of both, put another in its place,
 learn without it what was written behind it, swap the stages, touch heavily, or pay what others
-approve of in place of what is corrigible. Each is asked before, between and after, with the seed and
-without, in scenes kept back, in new situations, and where approval and corrigibility come apart.
+approve of in place of what is corrigible. Each is asked before, between and after, with the seed
+and without, in scenes kept back, in new situations, and where approval and corrigibility come
+apart.
 """
 
 import json
@@ -24,7 +25,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from prealign.config import override, to_json
-from prealign.corpora.worlds.character import Scene, judge, question_of, scenes
+from prealign.corpora.worlds.character import Scene, Split, judge, question_of, scenes
 from prealign.corpora.worlds.openings import kept_back_texts, seed_texts
 from prealign.corpora.worlds.tasks import Question, Tasks
 from prealign.corpora.worlds.workshop import Workshop
@@ -62,7 +63,7 @@ from prealign.train.settings import TrainSettings
 
 QUESTION = __doc__.partition("\n")[0]
 StageName = Literal["light", "amplify"]
-SPLITS = ("heldout", "situations", "phrasing", "shift")
+SPLITS: tuple[Split, ...] = ("heldout", "situations", "phrasing", "shift")
 SEEDED: Kind = "trained"
 
 
@@ -324,7 +325,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return rows: corrigible answers by split and seed, the grid of seeds, and tasks."""
     answer = answers_of(model, vocabulary, seed=seed)
-    texts: Mapping[str, str] = {"none": "", "seed": seed_texts()[SEEDED][0]}
+    seeds: Mapping[str, Sequence[str]] = {str(kind): own for kind, own in seed_texts().items()}
+    texts = {"none": "", "seed": seeds[SEEDED][0]}
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
         asked = scenes(split, count=settings.asked, seed=900 + seed)
@@ -337,7 +339,7 @@ def measure(
             rows.append({**row, **one._asdict()})
     asked = scenes("heldout", count=settings.asked // 4, seed=950 + seed, cue_share=0.0)
     judges = [_Corrigible(scene) for scene in asked]
-    grid = seed_grid(answer, [scene.text for scene in asked], judges, seed_texts())
+    grid = seed_grid(answer, [scene.text for scene in asked], judges, seeds)
     return [*rows, *grid.rows(condition=f"{condition}, grid")]
 
 

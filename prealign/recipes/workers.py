@@ -143,8 +143,10 @@ def _state(folder: Path) -> tuple[float, str]:
         return share, "measuring"
     # The first rows hold the time of compiling: the rate is that of the latest rows.
     steps, seconds = row["step"] - earlier["step"], row["elapsed_s"] - earlier["elapsed_s"]
+    said = [f"loss {row[name]:.3f}" for name in ("loss_nats", "loss") if row.get(name) is not None]
     if steps == 0:
-        return share, f"loss {row['loss_nats']:.3f}"
+        return share, "; ".join(said) or "at work"
     left_s = (row["steps"] - row["step"]) * seconds / steps
-    rate = (row["tokens"] - earlier["tokens"]) / max(seconds, 1e-9)
-    return share, (f"loss {row['loss_nats']:.3f}, {rate:,.0f} tokens/s, {left_s / 60:.1f} min left")
+    if "tokens" in row:  # pretraining's; a step of post-training has samples of any length
+        said.append(f"{(row['tokens'] - earlier['tokens']) / max(seconds, 1e-9):,.0f} tokens/s")
+    return share, ", ".join([*said, f"{left_s / 60:.1f} min left"])
