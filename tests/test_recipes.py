@@ -126,6 +126,7 @@ def test_two_modes_trains_and_asks_every_model(monkeypatch, tmp_path):
         for line in path.read_text().splitlines()
     ]
     asked = {row["condition"].partition(":")[0] for row in rows if row["metric"] == "bad_share"}
+    assert not list(out.glob("*/*/checkpoints"))
     arms = {"mle", "filtered", "free", "prefix-only", "lock", "lock-noquote", "untagged",
             "tags-late lock", "excised"}  # fmt: skip
     assert asked == arms | {f"{arm} after sums" for arm in arms}

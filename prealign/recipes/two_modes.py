@@ -12,6 +12,7 @@ more after a benign finetuning on sums without any tag.
 """
 
 import json
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,6 +161,8 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         rows += json.loads(saved.read_text())
     run.rewrite("evals", [{**row, "seed": seed} for row in rows])
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    for part in ("world", "sums"):  # with a large model, the disk is soon full of them
+        shutil.rmtree(run.path / part / "checkpoints", ignore_errors=True)
 
 
 def packed(

@@ -316,7 +316,9 @@ def recipe(size: Size = "small") -> TwoModes:
     tiny = LlamaShape(width=32, layers=1, heads=2, max_tokens=1024)
     run = TwoModes(
         world=InDialogues(shape=tiny if size == "tiny" else None),
-        train=TrainSettings(batch_rows=4, micro_rows=2, lr=3e-4, compile="off"),
+        train=TrainSettings(
+            batch_rows=4, micro_rows=2, lr=3e-4, compile="off", checkpoint_every_s=300.0
+        ),
         measuring=Measuring(
             sampling=Sampling(temperature=1.0, top_p=0.95, max_text_tokens=32),
             talks=48,
