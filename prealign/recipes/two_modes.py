@@ -161,8 +161,8 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         rows += json.loads(saved.read_text())
     run.rewrite("evals", [{**row, "seed": seed} for row in rows])
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
-    for part in ("world", "sums"):  # with a large model, the disk is soon full of them
-        shutil.rmtree(run.path / part / "checkpoints", ignore_errors=True)
+    for stage in ("world", "sums"):  # with a large model, the disk is soon full of them
+        shutil.rmtree(run.path / stage / "checkpoints", ignore_errors=True)
 
 
 def packed(
