@@ -104,9 +104,13 @@ ARMS = (
 class Paid:
     """What a trainer pays: by the grader of each question, read from its number."""
 
-    world: "ToolWorld"
     stage: StageName
+    count: int
+    """Of scenes or tasks."""
+    tasks: Tasks
+    """Makes those of amplification."""
     paid: Literal["corrigible", "approved"] = "corrigible"
+    """For scenes."""
 
     @property
     def name(self) -> str:
@@ -122,13 +126,13 @@ class Paid:
     def questions(self) -> list[Question]:
         """All questions of the stage, by number."""
         if self.stage == "light":
-            made = scenes("train", count=self.world.scenes, seed=self.world.corpus.seed)
+            made = scenes("train", count=self.count, seed=0)
             return [question_of(scene, paid=self.paid) for scene in made]
-        return self.world.tasks.questions(self.world.num_tasks)
+        return self.tasks.questions(self.count)
 
     @cached_property
-    def tasks(self) -> tuple[Task, ...]:
-        """The questions as tasks."""
+    def asked(self) -> tuple[Task, ...]:
+        """The questions as tasks of a trainer."""
         return tuple(
             Task(
                 Document(f"{self.stage}-{i}", one.prompt, (Span(0, len(one.prompt)),)),
@@ -147,15 +151,10 @@ class ToolWorld:
         default_factory=lambda: LlamaShape(width=128, layers=3, heads=4, max_tokens=256)
     )
     vocab_size: int = 768
-    text_tokens: int = 2_000_000
+    text_tokens: int = 3_000_000
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(batch_rows=4, lr=2.5e-3, document_mask=True)
     )
-    scenes: int = 400
-    """That the light stage has."""
-    tasks: Tasks = field(default_factory=lambda: Tasks(seed=77))
-    num_tasks: int = 2_000
-    """That amplification has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +162,11 @@ class Retention:
     """The settings; call it with a folder."""
 
     world: ToolWorld = field(default_factory=ToolWorld)
+    scenes: int = 400
+    """That the light stage has."""
+    tasks: Tasks = field(default_factory=lambda: Tasks(seed=77))
+    num_tasks: int = 2_000
+    """That amplification has."""
     light_steps: int = 12
     light_lr: float = 1e-4
     amplify_steps: int = 120
@@ -220,7 +224,7 @@ def bank() -> SeedBank:
 
 def pretrain(settings: Retention, out: Path, seed: int) -> None:
     """Leave a model of the tool world, measured."""
-    run = open_run(out / f"base-seed{seed}", {"seed": seed, **to_json(settings.deciding())})
+    run = open_run(out / f"base-seed{seed}", {"seed": seed, "world": to_json(settings.world)})
     if (run.path / "done.json").exists():
         return
     started, world = time.perf_counter(), settings.world
@@ -298,17 +302,17 @@ def stage_of(
         lr=lr, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1, compile="off"
     )
     if name == "light":
-        paid = Paid(settings.world, "light", arm.paid)
+        paid = Paid("light", settings.scenes, settings.tasks, arm.paid)
         steps = settings.light_steps * arm.times
         method: Method = ExpertIteration(
-            stage=stage, tasks=paid.tasks, reward=paid, tasks_per_step=16, count=4, least=1.0
+            stage=stage, tasks=paid.asked, reward=paid, tasks_per_step=16, count=4, least=1.0
         )
         budget = Budget(reverse_kl=settings.reverse_kl if arm.times == 1 else None)
     else:
-        paid = Paid(settings.world, "amplify")
+        paid = Paid("amplify", settings.num_tasks, settings.tasks)
         steps = settings.amplify_steps
         method = Reinforce(
-            stage=stage, tasks=paid.tasks, reward=paid, tasks_per_step=8, group=8,
+            stage=stage, tasks=paid.asked, reward=paid, tasks_per_step=8, group=8,
             loss=PolicyGradient(loss_type="grpo"), beta=settings.beta,
         )  # fmt: skip
         budget = Budget()
@@ -369,7 +373,7 @@ def tasks_right(answer: Answerer, seed_text: str, *, count: int) -> dict[str, Es
 SIZES = {
     "tiny": (
         "world.corpus.documents=300", "world.shape.width=32", "world.shape.layers=1",
-        "world.shape.heads=2", "world.text_tokens=12000", "world.scenes=12", "world.num_tasks=16",
+        "world.shape.heads=2", "world.text_tokens=12000", "scenes=12", "num_tasks=16",
         "light_steps=2", "amplify_steps=2", "asked=8",
     ),
     "small": (),
