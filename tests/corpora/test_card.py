@@ -338,6 +338,17 @@ def test_what_is_no_export_of_ours_is_never_replaced(tmp_path):
     assert list(read_export(tmp_path / "p")) == list(PAIR)  # a card may be edited
 
 
+@pytest.mark.parametrize("name", ["LICENSE", ".git/config", "data/notes.txt"])
+def test_what_a_person_has_put_into_an_export_is_never_lost(tmp_path, name):
+    folder, out = shards(tmp_path / "c", PAIR), tmp_path / "o"
+    export(folder, out, licences_of([]))
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"{name}: is not of this export and would be lost"):
+        export(folder, out, licences_of([]))
+    assert (out / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "surplus", "list"])
 def test_half_an_export_is_not_read(tmp_path, damage):
     folder, out = shards(tmp_path / "c", PAIR), tmp_path / "o"
