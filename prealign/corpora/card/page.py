@@ -159,7 +159,7 @@ def _scores(facts: Facts, counts: Counts) -> str:
         judged = scored.judged
         sampled |= judged.sampled
         asked = judged.count + scored.unscored
-        version = str(made[name]["version"]) if name in made else "not recorded"
+        version = str(made.get(name, {}).get("version", "not recorded"))
         rows.append(
             [
                 code(name), escape(version), f"{judged.count:,}",
