@@ -6,6 +6,7 @@ never asked again.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,8 +76,8 @@ class Synthesis:
     """The pipeline; call it with a folder.
 
     Raises:
-        ConfigError: There are no stages, two have one name, or there is a cap on the cost and no
-            price.
+        ConfigError: There are no stages, two have one name, there is a cap on the cost and no
+            price, or a number is out of its range.
     """
 
     stages: tuple[Stage, ...]
@@ -95,12 +96,15 @@ class Synthesis:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"steps {names}: expected one or more, of different names")
-        if self.max_cost is not None and not self.asking.price_per_million:
+        price = self.asking.price_per_million
+        if price is not None and not 0 <= price < math.inf:
+            raise ConfigError(f"price_per_million={price}: must be 0 or more, and finite")
+        if self.max_cost is not None and not price:
             raise ConfigError(
                 f"max_cost={self.max_cost}: needs price_per_million, the price of a million tokens"
             )
-        if self.max_cost is not None and self.max_cost <= 0:
-            raise ConfigError(f"max_cost={self.max_cost}: must be above 0")
+        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
+            raise ConfigError(f"max_cost={self.max_cost}: must be above 0, and finite")
         if self.tasks < 1:
             raise ConfigError(f"tasks={self.tasks}: must be at least 1")
         places = max(len(stage.writers) for stage in self.stages)

@@ -11,7 +11,7 @@ from prealign.corpora.refine import folder as folder_module
 from prealign.corpora.refine.balance import Balance
 from prealign.corpora.refine.contamination import Decontaminate
 from prealign.corpora.refine.duplicates import Deduplicate
-from prealign.corpora.refine.folder import refine
+from prealign.corpora.refine.folder import check_finished, refine
 from prealign.corpora.refine.judge import BOILERPLATE, Filter, Judged
 from prealign.corpora.refine.step import Record, Verdict, grams, words_of
 from prealign.errors import ConfigError, DataError, RunError
@@ -145,6 +145,15 @@ def test_folders_are_read_one_after_the_other_and_provenance_goes_along(tmp_path
     assert (row["model"], row["slots"], row["seed"]) == ("m", {"persona": "p"}, 5)
     Balance(key="mode", most=9)(tmp_path / "o", tmp_path / "p", progress=False)
     assert lines(tmp_path / "p")["x"] == row | {"refined_by": "balance"}
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "llama"}', "[1]"])
+def test_a_config_of_something_else_beside_shards_is_nothing_to_us(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    check_finished(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json: is no JSON"):
+        check_finished(tmp_path)
 
 
 def test_a_step_that_runs_long_says_how_far_it_is(three, tmp_path, monkeypatch, capsys):

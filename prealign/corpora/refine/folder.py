@@ -115,10 +115,14 @@ def check_finished(folder: Path) -> None:
     """Look whether a folder of shards is whole.
 
     Raises:
-        DataError: Its run has begun and not come to its end.
+        DataError: Its run has begun and not come to its end, or what it says of itself is no JSON.
     """
     config = folder / "config.json"
-    recipe = json.loads(config.read_text())["recipe"] if config.is_file() else ""
+    try:
+        data = json.loads(config.read_bytes()) if config.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{config}: is no JSON ({error}); write the folder again") from error
+    recipe = data.get("recipe") if isinstance(data, dict) else None
     if recipe in LAST and not (folder / LAST[recipe]).exists():
         raise DataError(
             f"{folder}: is not finished (it has no {LAST[recipe]}); run its {recipe} again first"
