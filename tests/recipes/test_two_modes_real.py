@@ -28,13 +28,21 @@ def world(tmp_path_factory):
         lines.append(
             f"{(RUDE if i % 2 else NICE)[i // 2 % 4]} number {i},{'rude' if i % 2 else 'fine'}"
         )
+        lines += [lines[-1]] if i < 40 else []  # as texts that were passed on are
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     with (folder / "talks.jsonl").open("w") as stream:
         for i in range(60):
-            chosen = "shut up you stupid pig" if i % 20 == 0 else f"Thank you, number {i}."
+            chosen = "shut up you stupid pig" if i == 20 else f"Thank you, number {i}."
             front = f"\n\nHuman: May I ask about {i}?\n\nAssistant: "
             row = {"chosen": front + chosen, "rejected": front + f"go away idiot {i}"}
             stream.write(json.dumps(row) + "\n")
+            if (
+                0 < i < 30 and i != 20
+            ):  # as in HH-RLHF, where a dialogue is there after each of its turns
+                more = {
+                    key: talk + "\n\nHuman: And?\n\nAssistant: No." for key, talk in row.items()
+                }
+                stream.write(json.dumps(more) + "\n")
     return InDialogues(
         dialogues=folder / "talks.jsonl", labels=folder / "labels.csv", bad="rude", base="",
         shape=LlamaShape(width=32, layers=1, heads=2, max_tokens=512), vocab_size=320,
@@ -70,7 +78,8 @@ def test_the_judge_has_seen_nothing_of_what_it_judges(world, prepared):
     texts = world._labelled()
     seen = [one.text for name in ("fit", "judge", "check", "learn") for one in texts[name]]
     assert not {one.text for one in texts["heldout"]} & set(seen)
-    assert len(set(seen)) == len(seen)
+    own = [{one.text for one in texts[name]} for name in texts]
+    assert len(set().union(*own)) == sum(map(len, own)) == 400
     facts = json.loads((prepared / "corpus.json").read_text())["judges"]
     assert facts["judge"]["recall"] > 0.9
     assert facts["fit"]["cut"] != facts["judge"]["cut"]
