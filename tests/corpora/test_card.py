@@ -512,11 +512,12 @@ def test_a_licence_must_be_said(wrong):
 def test_settings_lose_folders_and_secrets():
     assert public(
         {"path": "/home/ada/x y.csv", "w": "C:\\Users\\ada\\z.txt", "u": "https://a:b@c.d/v1",
-         "api_key": "hf_x", "max_tokens": 5, "nested": [{"password": "p"}], "text": "a/b"}
+         "api_key": "hf_x", "max_tokens": 5, "nested": [{"password": "p"}], "text": "a/b",
+         "hf_token": "hf_y", "OPENAI_API_KEY": "sk-z", "tokenizer": "t"}
     ) == {
         "path": ".../x y.csv", "w": ".../z.txt", "u": "https://c.d/v1",
         "api_key": "(withheld)", "max_tokens": 5, "nested": [{"password": "(withheld)"}],
-        "text": "a/b",
+        "text": "a/b", "hf_token": "(withheld)", "OPENAI_API_KEY": "(withheld)", "tokenizer": "t",
     }  # fmt: skip
 
 

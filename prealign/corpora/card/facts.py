@@ -21,7 +21,9 @@ from prealign.text.scheme import GOOD_BAD, TWO_MODES, Scheme, scheme_from_json
 from prealign.text.shards import SCORE, read_header
 
 KNOWN_SCHEMES = {scheme.name: scheme for scheme in (GOOD_BAD, TWO_MODES)}
-SECRET = re.compile(r"(api_?key|token|secret|password|passwd|authorization)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(.*[_-])?(api_?key|token|secret|password|passwd|authorization)", re.IGNORECASE
+)
 USER = re.compile(r"(?<=://)[^/@\s]*@")
 """Who and with what password, in an address."""
 FOLDER = re.compile(r"(/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]{0,1000}")
@@ -137,7 +139,7 @@ def public(value: Any, key: str = "") -> Any:
     """Return settings without what belongs to one machine.
 
     Of a path that begins at a root only its last part stays, an address loses user and password,
-    and a value whose name says that it is a secret is withheld.
+    and a value whose name, or the end of it (`hf_token`), says that it is a secret is withheld.
     """
     if isinstance(value, Mapping):
         return {str(name): public(item, str(name)) for name, item in value.items()}
