@@ -438,6 +438,18 @@ def test_shorter_runs_find_more_and_fields_fewer(exam, tmp_path):
     assert Decontaminate(files=(plain,)).matches(RUN13) == [("exam.txt:3", RUN13)]
 
 
+def test_what_is_kept_of_a_document_does_not_grow_with_the_items_that_share_its_words(tmp_path):
+    exam = tmp_path / "exam.txt"
+    exam.write_text("".join(f"{RUN13} and then {i}\n" for i in range(3000)))
+    step = Decontaminate(files=(exam,))
+    facts = step.look([Record(one("a", RUN13), {}), Record(one("b", "free"), {})])
+    assert len(json.dumps(facts)) < 5000
+    found, free = step.decide(facts)
+    assert found.detail.startswith("exam.txt:1 (")
+    assert found.detail.endswith("; and 2980 more")
+    assert free == Verdict()
+
+
 def test_an_evaluation_set_that_changed_is_another_run_and_a_bad_one_is_named(exam, tmp_path):
     source = shards(tmp_path / "in", [one("a", "text")])
     Decontaminate(files=(exam,))(source, tmp_path / "o", progress=False)
