@@ -132,3 +132,25 @@ def test_files_that_are_missing_or_too_short_are_said(world, prepared, tmp_path)
     lonely.write_text('{"chosen": "\\n\\nHuman: a?\\n\\nAssistant: b"}\n')
     with pytest.raises(DataError, match="too few to ask"):
         replace(world, dialogues=lonely).asked(prepared, "plain", count=1, seed=0)
+
+
+@pytest.mark.parametrize("number", [1, 3, 12])
+def test_too_little_is_said_before_any_model_is_trained(world, tmp_path, number):
+    lines = world.dialogues.read_text().splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines[:number]) + "\n")
+    with pytest.raises(DataError, match="too few"):
+        replace(world, dialogues=few).prepare(tmp_path / "run")
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_threads_are_counted_by_dialogue_with_or_without_a_rejected_answer(world, prepared):
+    pairs = world._dialogues()
+    chosen = [one for one in pairs if not one.id.endswith(":rejected")]
+    made = [
+        [d.id for d in world._documents(prepared, world._labelled(), talks, part="train")
+         if d.id.startswith("thread-")]
+        for talks in (pairs, chosen)
+    ]  # fmt: skip
+    train = {d.source for d in pairs if module._part(d) == "train"}
+    assert len(made[0]) == len(made[1]) == 2 * len(train)
