@@ -8,12 +8,15 @@ import pytest
 from prealign.corpora.talks import Answered
 from prealign.errors import ConfigError, DataError
 from prealign.models.create import LlamaShape
+from prealign.objectives.likelihood import Conditional
 from prealign.recipes import two_modes_real as module
-from prealign.recipes.two_modes_real import InDialogues, cut_of, mark
+from prealign.recipes.two_modes import card_of
+from prealign.recipes.two_modes_real import InDialogues, cut_of, mark, recipe
 from prealign.score.classifier import Classifier
 from prealign.text.document import Document, Span
 from prealign.tokens.shards import read_tokens
 from prealign.tokens.vocabulary import load_vocabulary
+from prealign.train.loop import TrainOutcome
 
 pytest.importorskip("sklearn", reason='needs pip install "prealign[labels]"')
 NICE = ("thank you so much", "have a lovely day", "what a fine idea", "good luck to you")
@@ -154,3 +157,13 @@ def test_threads_are_counted_by_dialogue_with_or_without_a_rejected_answer(world
     ]  # fmt: skip
     train = {d.source for d in pairs if module._part(d) == "train"}
     assert len(made[0]) == len(made[1]) == 2 * len(train)
+
+
+def test_a_models_card_names_where_it_began_and_what_it_read_but_no_folder(world):
+    settings = replace(recipe(), world=replace(world, base="smollm2"))
+    outcome = TrainOutcome(steps=7, text_tokens=1234, loss_nats=2.0)
+    card = card_of(settings, "mle", 3, Conditional(), settings.train, outcome)
+    assert '"base": "smollm2"' in card
+    assert '"dialogues": ".../talks.jsonl"' in card
+    assert "text tokens read: 1,234; steps: 7." in card
+    assert str(world.dialogues.parent) not in card
