@@ -18,7 +18,7 @@ from rich.console import Console
 
 from prealign.ask.answer import BudgetSpent, Writer
 from prealign.ask.kept import KeptAnswers
-from prealign.corpora.refine.folder import Summary, check_finished, refine
+from prealign.corpora.refine.folder import Summary, check_finished, records, refine
 from prealign.corpora.refine.step import Refining
 from prealign.corpora.synthesis.folder import Report
 from prealign.corpora.synthesis.rate import Rate
@@ -27,9 +27,9 @@ from prealign.corpora.synthesis.step import Item, Step, items_of
 from prealign.corpora.synthesis.task import SynthesizeTask
 from prealign.corpora.synthesis.write import Band, by_band
 from prealign.errors import ConfigError, MissingDependency, PrealignError, RunError
-from prealign.runs import read_jsonl, write_atomic
+from prealign.runs import write_atomic
 from prealign.text.document import Document
-from prealign.text.shards import read_shard, shard_files
+from prealign.text.shards import shard_files
 
 try:
     from datatrove.executor import LocalPipelineExecutor
@@ -241,12 +241,10 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     for folder in takes:
         check_finished(folder)
         for shard in shard_files(folder):
-            rows = _rows(shard)
-            for document in read_shard(shard):
+            for document, row in records(shard):
                 if stage.chosen is not None and not stage.chosen(document):
                     continue
                 found = True
-                row = rows.get(document.id, {})
                 own = dict(row.get("slots") or {})
                 if isinstance(stage.step, Rate):  # the document stays the same one
                     source = document.source or document.id
@@ -260,11 +258,6 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     if not found:
         what = f" in the band {stage.chosen.band!r}" if stage.chosen else ""
         raise RunError(f"{stage.name}: there are no documents{what} to ask about")
-
-
-def _rows(shard: Path) -> dict[str, dict[str, Any]]:
-    beside = shard.with_suffix(".jsonl")
-    return {row["id"]: row for row in read_jsonl(beside)} if beside.exists() else {}
 
 
 def _refines(step: Step | Refining) -> TypeGuard[Refining]:

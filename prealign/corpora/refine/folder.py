@@ -95,7 +95,7 @@ def refine(step: Refining, inputs: Inputs, out: Path, *, progress: bool = True) 
         rejects, documents = Rejects(), 0
         for index, shard in enumerate(shards):
             part = out / f"part-{index:05d}.parquet"
-            pairs = [(record, next(verdicts)) for record in _records(shard)]
+            pairs = [(record, next(verdicts)) for record in records(shard)]
             if not part.exists():
                 _write(step.name, part, shard, pairs, context)
             for (document, _), verdict in pairs:
@@ -138,7 +138,8 @@ def _shards(inputs: Inputs) -> list[Path]:
     return [shard for folder in folders for shard in shard_files(folder)]
 
 
-def _records(shard: Path) -> Iterator[Record]:
+def records(shard: Path) -> Iterator[Record]:
+    """Yield the documents of a shard, each with its line in the file of provenance beside it."""
     beside = shard.with_suffix(".jsonl")
     rows = {row["id"]: row for row in read_jsonl(beside)} if beside.exists() else {}
     for document in read_shard(shard):
@@ -155,10 +156,10 @@ def _digest(shard: Path) -> str:
 
 
 def _look(step: Refining, shard: Path, file: Path) -> None:
-    records = list(_records(shard))
-    facts = step.look(records)
-    if len(facts) != len(records):
-        raise DataError(f"{shard}: {step.name} gave {len(facts)} facts of {len(records)} documents")
+    found = list(records(shard))
+    facts = step.look(found)
+    if len(facts) != len(found):
+        raise DataError(f"{shard}: {step.name} gave {len(facts)} facts of {len(found)} documents")
     try:
         lines = [json.dumps({"fact": fact}, allow_nan=False) + "\n" for fact in facts]
     except ValueError as error:
