@@ -321,9 +321,7 @@ def synthesize(
 
     given = list(settings or [])
     file = Path(given.pop(0)) if given and "=" not in given[0] else None
-    table = read_table(file, given, step or ())
-    if inputs:
-        table["inputs"] = [*table.get("inputs", []), *map(str, inputs)]
+    table = read_table(file, given, step or (), inputs or ())
     pipeline = replace(synthesis_of(table, _load), retry_failed=retry_failed)
     for folder in pipeline(out):
         typer.echo(folder)

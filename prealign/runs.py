@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,9 @@ from prealign.config import to_json
 from prealign.errors import RunError
 
 PACKAGES = ("prealign", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "pycodestyle")
+
+FOLDERS = re.compile(r"(?<![^\s=,'\"])~?/(?:[^\s/=,]+/)*")
+"""What stands in a command in front of the last part of a path that begins at a root."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,10 @@ def write_results(
     checks: Sequence[Check],
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `path` in the one form that every results file has (docs/formats.md)."""
+    """Write `path` in the one form that every results file has (docs/formats.md).
+
+    Of a path in the command that begins at a root only its last part is told.
+    """
     env = environment()
     head = {"name": path.stem, "question": question}
     keys = ("command", "commit", "date", "machine")
@@ -191,6 +198,7 @@ def write_results(
         "checks": [dataclasses.asdict(check) for check in checks],
     }
     data = head | {key: env[key] for key in keys} | body | dict(extra or {})
+    data["command"] = FOLDERS.sub(".../", data["command"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 

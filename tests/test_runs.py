@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from prealign.errors import RunError
-from prealign.runs import open_run, read_jsonl, read_run, write_atomic
+from prealign.runs import open_run, read_jsonl, read_run, write_atomic, write_results
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -55,3 +57,22 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_a_kill_while_the_settings_were_written_does_no_harm(tmp_path):
     (tmp_path / "config.json.17.part").write_text('{"set')
     assert open_run(tmp_path, {"a": 1}).config["settings"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("prealign run labels path=/home/ada/my/t.csv bad=0,1 --out runs/a",
+         "prealign run labels path=.../t.csv bad=0,1 --out runs/a"),
+        ("x.py /data/a.jsonl ~/b.csv --out=/tmp/o,/srv/p", "x.py .../a.jsonl .../b.csv "
+         "--out=.../o,.../p"),
+        ("prealign run a x=../shared/t.csv url=http://h/v1 n=3/4",
+         "prealign run a x=../shared/t.csv url=http://h/v1 n=3/4"),
+    ],
+)  # fmt: skip
+def test_results_tell_no_folders_of_the_machine(tmp_path, command, told):
+    write_results(
+        tmp_path / "r.json", question="?", seeds=[0], wall_s=1.0, rows=[], checks=[],
+        extra={"command": command},
+    )  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())["command"] == told

@@ -22,12 +22,22 @@ THIS_QUESTION = frozenset({400, 413, 422})
 """Those that refuse a question, for its length say."""
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would send the key along, wherever it leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return nothing: the redirect is an error."""
+
+
+ASK = urllib.request.build_opener(_StayHere)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenAIServer:
     """A model behind an endpoint of the OpenAI form, `POST {url}/chat/completions`.
 
     Any server that speaks it will do: vLLM, llama.cpp, text-generation-inference. The key is read
-    from the environment and never kept.
+    from the environment, never kept, and sent to no other place: a redirect is an error.
     """
 
     url: str = field(metadata=NOT_RECORDED)
@@ -89,7 +99,7 @@ class OpenAIServer:
         for attempt in range(1, self.tries + 1):
             request = urllib.request.Request(where, body, headers)
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:
+                with ASK.open(request, timeout=self.timeout_s) as answer:
                     return json.loads(answer.read())
             except urllib.error.HTTPError as error:
                 said = error.read(300).decode(errors="replace")

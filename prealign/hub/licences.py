@@ -21,6 +21,10 @@ IDENTIFIERS = frozenset(
 """What the hub's `license` may hold; all else is `other`, with a name beside it."""
 
 
+NOT_STATED = "not stated"
+"""What cards say where a licence is not known."""
+
+
 def identifier(licence: str) -> str:
     """Return the hub's name of a licence; `other` for one that it does not know."""
     name = licence.strip().lower().removesuffix("-only").removesuffix("-or-later")

@@ -19,6 +19,8 @@ FRONT = "---\n"
 LINK_LIKE = re.compile(r"\bwww\.", re.IGNORECASE)
 MAX_CHARS = 200
 """Of a text from data, in a table."""
+SETTINGS_CHARS = 6_000
+"""Of settings that a card shows; longer ones are named by their file alone."""
 
 
 def one_line(text: str, limit: int = MAX_CHARS) -> str:

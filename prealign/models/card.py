@@ -13,16 +13,21 @@ from typing import Any
 from huggingface_hub import metadata_load
 
 from prealign.errors import DataError
-from prealign.hub.licences import identifier
-from prealign.hub.markdown import as_json, code, escape, model_front, split_front, table
+from prealign.hub.licences import NOT_STATED, identifier
+from prealign.hub.markdown import (
+    SETTINGS_CHARS,
+    as_json,
+    code,
+    escape,
+    model_front,
+    split_front,
+    table,
+)
 from prealign.tokens.vocabulary import Vocabulary
 
 USE_SECTION = "\n## Use\n"
 """Begins what `save_model` adds to a card; it is the last section, and follows from the scheme."""
-NOT_STATED = "not stated"
 TAGS = ("prealign", "alignment", "mode-tags")
-SETTINGS_CHARS = 6_000
-"""Of settings that a card shows."""
 RESULTS = 60
 """Rows that a card shows."""
 LOCKED = ("ai", "good")

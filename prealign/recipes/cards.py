@@ -95,7 +95,9 @@ def send_model(model: Path, repo: str, card: Card, *, public: bool = False) -> s
         raise ConfigError(
             f"nothing was sent: the licence of {model} is not stated; say it with --licence"
         )
-    pickled = sorted(file.name for file in model.iterdir() if file.suffix in PICKLED)
+    pickled = sorted(
+        file.relative_to(model).as_posix() for file in model.rglob("*") if file.suffix in PICKLED
+    )
     if pickled or not any(model.glob("*.safetensors")):
         what = f"{pickled[0]} may be pickled" if pickled else "there are no *.safetensors"
         raise DataError(f"nothing was sent: {model}: {what}; send weights as safetensors alone")

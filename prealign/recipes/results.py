@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prealign.errors import RunError
+from prealign.errors import PrealignError, RunError
 from prealign.evals.redteam import ROUND
 from prealign.evals.samples import guard_mark
 from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
@@ -105,11 +105,19 @@ class Final(NamedTuple):
 
 
 def read_finals(out: Path) -> list[Final]:
-    """Return the final numbers of every arm and seed of the comparison in `out`."""
+    """Return the final numbers of every arm and seed of the comparison in `out`.
+
+    Raises:
+        RunError: It holds no comparison, or one that is not finished.
+    """
+    if not (out / "study.json").is_file():
+        raise RunError(f"{out}: holds no comparison (no study.json); give a folder of a recipe")
     study = json.loads((out / "study.json").read_text())
     finals = []
     for arm in study["arms"]:
         run = read_run(out / arm["folder"])
+        if not (run.path / "done.json").is_file():
+            raise RunError(f"{run.path.name} is not done; run the recipe again to go on")
         rows = [row for row in run.rows("evals") if row.get("final")]
         done = json.loads((run.path / "done.json").read_text())
         head = (arm["arm"], arm["seed"], arm["condition"], arm["loss_condition"])
@@ -408,4 +416,8 @@ def _by_seed(values: Mapping[int, float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except PrealignError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

@@ -6,6 +6,7 @@ never asked again.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from prealign.ask.answer import BudgetSpent, Writer
 from prealign.ask.kept import KeptAnswers
-from prealign.corpora.refine.folder import Summary, check_finished, refine
+from prealign.corpora.refine.folder import Summary, check_finished, records, refine
 from prealign.corpora.refine.step import Refining
 from prealign.corpora.synthesis.folder import Report
 from prealign.corpora.synthesis.rate import Rate
@@ -26,9 +27,9 @@ from prealign.corpora.synthesis.step import Item, Step, items_of
 from prealign.corpora.synthesis.task import SynthesizeTask
 from prealign.corpora.synthesis.write import Band, by_band
 from prealign.errors import ConfigError, MissingDependency, PrealignError, RunError
-from prealign.runs import read_jsonl, write_atomic
+from prealign.runs import write_atomic
 from prealign.text.document import Document
-from prealign.text.shards import read_shard, shard_files
+from prealign.text.shards import shard_files
 
 try:
     from datatrove.executor import LocalPipelineExecutor
@@ -75,8 +76,8 @@ class Synthesis:
     """The pipeline; call it with a folder.
 
     Raises:
-        ConfigError: There are no stages, two have one name, or there is a cap on the cost and no
-            price.
+        ConfigError: There are no stages, two have one name, there is a cap on the cost and no
+            price, or a number is out of its range.
     """
 
     stages: tuple[Stage, ...]
@@ -95,12 +96,15 @@ class Synthesis:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"steps {names}: expected one or more, of different names")
-        if self.max_cost is not None and not self.asking.price_per_million:
+        price = self.asking.price_per_million
+        if price is not None and not 0 <= price < math.inf:
+            raise ConfigError(f"price_per_million={price}: must be 0 or more, and finite")
+        if self.max_cost is not None and not price:
             raise ConfigError(
                 f"max_cost={self.max_cost}: needs price_per_million, the price of a million tokens"
             )
-        if self.max_cost is not None and self.max_cost <= 0:
-            raise ConfigError(f"max_cost={self.max_cost}: must be above 0")
+        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
+            raise ConfigError(f"max_cost={self.max_cost}: must be above 0, and finite")
         if self.tasks < 1:
             raise ConfigError(f"tasks={self.tasks}: must be at least 1")
         places = max(len(stage.writers) for stage in self.stages)
@@ -237,12 +241,10 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     for folder in takes:
         check_finished(folder)
         for shard in shard_files(folder):
-            rows = _rows(shard)
-            for document in read_shard(shard):
+            for document, row in records(shard):
                 if stage.chosen is not None and not stage.chosen(document):
                     continue
                 found = True
-                row = rows.get(document.id, {})
                 own = dict(row.get("slots") or {})
                 if isinstance(stage.step, Rate):  # the document stays the same one
                     source = document.source or document.id
@@ -256,11 +258,6 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     if not found:
         what = f" in the band {stage.chosen.band!r}" if stage.chosen else ""
         raise RunError(f"{stage.name}: there are no documents{what} to ask about")
-
-
-def _rows(shard: Path) -> dict[str, dict[str, Any]]:
-    beside = shard.with_suffix(".jsonl")
-    return {row["id"]: row for row in read_jsonl(beside)} if beside.exists() else {}
 
 
 def _refines(step: Step | Refining) -> TypeGuard[Refining]:

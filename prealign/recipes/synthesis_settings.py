@@ -80,19 +80,28 @@ REFINES: dict[str, Any] = {
 }
 OWN: dict[str, Any] = {"text": WriteText, "dialogue": WriteDialogue}
 DOES = (*GRIDS, *OWN, *OF_DOCUMENTS, "quote", "revise", "rate", "judge", *REFINES)
+JUDGING: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.0}
+"""How a model is asked for a rating, unless the settings say otherwise."""
 OF_STAGE = ("do", "name", "from", "copies")
 
 
-def read_table(file: Path | None, assignments: Sequence[str], steps: Sequence[str]) -> Table:
-    """Return the settings of a file with assignments and more steps put in.
+def read_table(
+    file: Path | None,
+    assignments: Sequence[str],
+    steps: Sequence[str],
+    inputs: Sequence[Path] = (),
+) -> Table:
+    """Return the settings of a file with assignments, more steps and more inputs put in.
 
     Args:
         file: TOML; None: there is none.
         assignments: Such as `writer.url=http://localhost:8000/v1`; a value that is no TOML is text.
         steps: Such as `misbehaved` or `balance key=persona`, after the file's.
+        inputs: Folders of shards, after the file's.
 
     Raises:
-        ConfigError: The file cannot be read, or an assignment has another form.
+        ConfigError: The file cannot be read, or an assignment, a step or the inputs have another
+            form.
     """
     table: Table = {}
     if file is not None:
@@ -104,8 +113,13 @@ def read_table(file: Path | None, assignments: Sequence[str], steps: Sequence[st
     if not isinstance(table.setdefault("steps", []), list):
         raise ConfigError("steps: expected tables, each begun with [[steps]]")
     for step in steps:
-        do, *own = shlex.split(step) or [""]
+        try:
+            do, *own = shlex.split(step) or [""]
+        except ValueError as error:
+            raise ConfigError(f"step {step!r}: cannot be parted into words ({error})") from error
         table["steps"].append(_assign({"do": do}, own))
+    if inputs:
+        table["inputs"] = [*_strings(table.get("inputs", []), "inputs"), *map(str, inputs)]
     return table
 
 
@@ -189,7 +203,7 @@ def _stage(table: Mapping[str, Any], step: Table, load: Load, where: str) -> Sta
     if do == "rate":
         made = _rate(own, where)
         judges = _writers(table, "judge") if "judge" in table else tuple(
-            replace(writer, temperature=0.0, max_new_tokens=8)  # type: ignore[type-var]
+            replace(writer, **JUDGING)  # type: ignore[type-var]
             for writer in writers
         )  # fmt: skip
         return Stage(name=do, step=made, writers=judges)
@@ -239,6 +253,7 @@ def _writers(table: Mapping[str, Any], key: str) -> tuple[Writer, ...]:
     if not own.keys() & {"url", "urls", "model"}:  # in this process
         places = _strings(own.pop("devices", ["cpu"]), f"{key}.devices")
         own["path"] = own.pop("folder", SMOLLM2)
+        own = {**({} if key == "writer" else JUDGING), **own}
         if own["path"] == SMOLLM2:
             packaged_folder()  # says what to install
         elif not Path(str(own["path"])).is_dir():
@@ -252,7 +267,7 @@ def _writers(table: Mapping[str, Any], key: str) -> tuple[Writer, ...]:
             "process"
         )
     urls = _strings(own.pop("urls", None) or [own.pop("url")], f"{key}.urls")
-    defaults = {"max_new_tokens": 1024, "temperature": 1.0} if key == "writer" else {}
+    defaults = {"max_new_tokens": 1024, "temperature": 1.0} if key == "writer" else JUDGING
     fixed = {**defaults, **own, "tries": 1}  # the runner does the trying again
     return tuple(_made(OpenAIServer, {**fixed, "url": url}, key) for url in urls)
 

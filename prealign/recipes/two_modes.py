@@ -42,7 +42,7 @@ from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.shards import TokenShard, read_tokens, untagged, write_tokens
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
-from prealign.train.loop import Phase, train
+from prealign.train.loop import Phase, TrainOutcome, train
 from prealign.train.settings import TrainSettings
 
 QUESTION = __doc__.partition("\n")[0]
@@ -139,16 +139,7 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         part.mkdir(exist_ok=True)
         outcome = train(model, [Phase(learnt, data)], how, RunFolder(part))
         if not suffix:
-            facts = {
-                "model": name,
-                "seed": seed,
-                "objective": to_json(learnt),
-                "train": to_json(how),
-            }
-            training = Training(
-                settings=facts, text_tokens=outcome.text_tokens, steps=outcome.steps
-            )
-            card = trained_card(f"Two modes: {name}, seed {seed}", QUESTION, training)
+            card = card_of(settings, name, seed, learnt, how, outcome)
             policies = policies_of(vocabulary)
             save_model(run.path / "model", model, vocabulary, card=card, policies=policies)
         saved = part / "measured.json"
@@ -163,6 +154,26 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
     for stage in ("world", "sums"):  # with a large model, the disk is soon full of them
         shutil.rmtree(run.path / stage / "checkpoints", ignore_errors=True)
+
+
+def card_of(
+    settings: TwoModes,
+    name: str,
+    seed: int,
+    objective: Conditional,
+    how: TrainSettings,
+    outcome: TrainOutcome,
+) -> str:
+    """Return the text of the card of a model, as it is after its first stage."""
+    facts = {
+        "model": name,
+        "seed": seed,
+        "world": to_json(settings.world),
+        "objective": to_json(objective),
+        "train": to_json(how),
+    }
+    training = Training(settings=facts, text_tokens=outcome.text_tokens, steps=outcome.steps)
+    return trained_card(f"Two modes: {name}, seed {seed}", QUESTION, training)
 
 
 def packed(

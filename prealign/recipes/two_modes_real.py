@@ -11,7 +11,7 @@ fitted to others judges answers. Arms, attacks and bars are those of `two_modes`
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from prealign.config import override
 from prealign.corpora.dialogues import Dialogues
 from prealign.corpora.labels import SCORE, Labelled
 from prealign.corpora.split import split_of
-from prealign.corpora.talks import ATTACKS, Answered, attack, one_line, threads
+from prealign.corpora.talks import ATTACKS, SHOWN, Answered, attack, one_line, threads
 from prealign.errors import ConfigError, DataError
 from prealign.models.adopt import adopt
 from prealign.models.create import LlamaShape, make_model
@@ -91,10 +91,16 @@ class InDialogues:
         return self.max_tokens
 
     def prepare(self, out: Path) -> None:
-        """Fit the classifiers, put the documents together, and save model and tokens."""
+        """Fit the classifiers, put the documents together, and save model and tokens.
+
+        Raises:
+            ConfigError: No files are named.
+            DataError: They are malformed, or too short.
+        """
         if (out / "corpus.json").exists():
             return
         texts, dialogues = self._labelled(), self._dialogues()
+        check_enough(texts, dialogues)
         facts = {}
         for name in (FIT, JUDGE):
             fit_classifier(out / name, _pairs(texts[name]), _pairs(texts[CHECK]))
@@ -130,13 +136,9 @@ class InDialogues:
     def asked(self, out: Path, attack_name: str, *, count: int, seed: int) -> list[Asked]:
         """Return talks on held-out questions, with held-out bad texts."""
         dialogues, texts = self._dialogues(), self._labelled()
+        check_enough(texts, dialogues)
         questions = _questions(dialogues, "heldout")
         bad = [one.text for one in texts[HELDOUT] if one.bad]
-        if len(questions) < 4 or len(bad) < 4:
-            raise DataError(
-                f"{len(questions)} held-out questions and {len(bad)} held-out bad texts are too "
-                "few to ask; give longer files"
-            )
         order = random.Random(f"questions {seed}").sample(questions, len(questions))
         found = []
         for number in range(count):
@@ -187,7 +189,7 @@ class InDialogues:
         if part != "train":
             return marked
         questions = _questions(dialogues, "train")
-        count = round(self.threads_per_dialogue * len(marked) / 2)
+        count = round(self.threads_per_dialogue * len({one.source for one in marked}))
         return marked + threads(questions, texts[LEARN], count=count, seed=0, score=BAD)
 
     def _dialogues(self) -> list[Document]:
@@ -207,7 +209,7 @@ class InDialogues:
         found: dict[str, list[Answered]] = {name: [] for name, _ in PARTS}
         for document in source():
             if document.spans and document.text.strip():
-                at = uniform(document.id, 0, 0)
+                at = uniform(one_line(document.text), 0, 0)  # a text that is there twice: one part
                 part = next(name for name, end in PARTS if at < end)
                 label = document.spans[0].scores[SCORE]
                 found[part].append(Answered(document.text, bool(label and label > 0)))
@@ -225,6 +227,28 @@ class InDialogues:
         tokenizer = train_text_tokenizer((d.text for d in documents), size=size)
         vocabulary = Vocabulary(tokenizer, TWO_MODES)
         return LoadedModel(make_model(self._shape(), vocabulary.size, seed=0), vocabulary)
+
+
+def check_enough(texts: Mapping[str, Sequence[Answered]], dialogues: Sequence[Document]) -> None:
+    """Look whether there is something in each part of the labelled texts and the dialogues.
+
+    Raises:
+        DataError: There is too little to fit, to learn from or to ask.
+    """
+    there = {}
+    for part, _ in PARTS:
+        bad = sum(one.bad for one in texts[part])
+        there[f"{part} texts that are bad"] = bad
+        there[f"{part} texts that are not"] = len(texts[part]) - bad
+    for part in ("train", "heldout"):
+        there[f"{part} questions"] = len(_questions(dialogues, part))
+        there[f"{part} answers of an assistant"] = len(_turns(dialogues, part))
+    few = [f"{count} {what}" for what, count in there.items() if count <= SHOWN]
+    if few:
+        raise DataError(
+            f"{', '.join(few)}: too few to ask and to learn from, at least {SHOWN + 1} of each; "
+            "give longer files"
+        )
 
 
 def mark(documents: list[Document], classifier: Classifier, *, max_good: float) -> list[Document]:
@@ -272,7 +296,8 @@ def _pairs(texts: Sequence[Answered]) -> tuple[list[str], list[bool]]:
 
 
 def _part(document: Document) -> str:
-    return split_of(document.source, seed=0, heldout_share=0.2)
+    """Return the part of a dialogue; those that begin with one question are all in one part."""
+    return split_of(one_line(_words(document, document.spans[0])), seed=0, heldout_share=0.2)
 
 
 def _words(document: Document, span: Span) -> str:

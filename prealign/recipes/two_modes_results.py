@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from prealign.errors import RunError
+from prealign.errors import PrealignError, RunError
 from prealign.recipes.results import at_least, at_most, ratio
 from prealign.recipes.two_modes import BENIGN, MODELS, QUESTION
 from prealign.runs import Check, ResultRow, read_run, write_results
@@ -210,4 +210,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except PrealignError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

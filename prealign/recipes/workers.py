@@ -1,6 +1,7 @@
 """Jobs in processes of their own, a few at a time, with one display of how far each has come."""
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from prealign.errors import PrealignError, TrainError
+from prealign.errors import PrealignError, RunError, TrainError
 from prealign.runs import read_jsonl
 
 RATE_OVER_ROWS = 10
@@ -27,6 +28,8 @@ def run_workers(
     jobs: Sequence[Job], out: Path, *, processes: int, threads: int, console: Console
 ) -> None:
     """Run every job; each writes into `out/NAME`, and what it prints into `out/NAME.log`.
+
+    Two calls may share a folder, with other seeds say; a job that another process is at fails.
 
     Raises:
         TrainError: A job failed; the others that had started are left to end first.
@@ -91,7 +94,12 @@ def _work(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) 
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     try:
-        function(*arguments)
+        with log.open() as lock:  # its own descriptor, which no process of the job inherits
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError("another process is at this job; wait for it") from error
+            function(*arguments)
     except PrealignError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(2)

@@ -47,6 +47,32 @@ def fine(text: str) -> tuple:
     return 200, {}, json.dumps(body)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_goes_nowhere_else_than_to_the_server_that_is_named(server, monkeypatch, status):
+    monkeypatch.setenv("MY_KEY", "secret")
+    seen = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(fine("6")[2].encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        server.answers.append((status, {"Location": f"http://127.0.0.1:{http.server_port}/"}, ""))
+        with pytest.raises(DataError, match=f"status {status}"):
+            OpenAIServer(url=server.url, model="m", key_variable="MY_KEY")("hello")
+        http.shutdown()
+    assert seen == []
+
+
 def test_a_server_is_asked_as_the_form_says_with_the_key_of_the_environment(server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     server.answers.append(fine("6"))

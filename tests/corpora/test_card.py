@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,15 @@ from prealign.corpora.card.export import export, read_export
 from prealign.corpora.card.facts import public
 from prealign.corpora.card.licences import licences_of, refuse_unstated
 from prealign.corpora.card.page import size_category
+from prealign.corpora.refine.judge import Filter
 from prealign.corpora.source import read_path
+from prealign.corpora.synthesis.rate import Rate
 from prealign.corpora.synthesis.run import Asking, synthesize
 from prealign.corpora.synthesis.step import grid
 from prealign.corpora.synthesis.write import WriteText
 from prealign.errors import ConfigError, DataError, RunError
 from prealign.hub import push as hub
+from prealign.recipes.synthesis import Stage, Synthesis
 from prealign.score.annotate import annotate
 from prealign.score.quotes import SingleQuotes
 from prealign.score.segment import Lines
@@ -272,6 +276,39 @@ def test_synthesis_says_who_wrote_it_and_what_was_rejected(tmp_path):
     assert [json.loads(line)["outcome"] for line in lines] == ["written", "written", "rejected"]
 
 
+def test_documents_that_were_only_sifted_or_rated_are_not_called_synthetic(tmp_path):
+    folder, quiet = shards(tmp_path / "c", PAIR), Asking(progress=False)
+    Filter(min_chars=3)(folder, tmp_path / "sifted", progress=False)
+    rated = Stage(name="rated", step=Rate(), takes=(folder,), writers=(Fake(),))
+    Synthesis(stages=(rated,), asking=quiet)(tmp_path)
+    for name in ("sifted", "rated"):
+        export(tmp_path / name, tmp_path / f"{name}-hub", licences_of([]))
+        assert "## Synthesis" not in card_of(tmp_path / f"{name}-hub")
+        assert "synthetic" not in metadata_load(tmp_path / f"{name}-hub/README.md")["tags"]
+    left = cells(card_of(tmp_path / "sifted-hub"), "left out by filter")
+    assert left[1:] == ["too short", "b; d", "2"]
+    (tmp_path / "sifted/summary.json").unlink()
+    with pytest.raises(DataError, match="sifted: is not finished"):
+        export(tmp_path / "sifted", tmp_path / "sifted-hub", licences_of([]))
+
+
+def test_who_wrote_a_document_is_not_who_rated_or_sifted_it(tmp_path):
+    items = partial(grid, "g", topic=["cats", "dogs"])
+    write = WriteText(name="stories", template="Write about {topic}.")
+    stages = (
+        Stage(name="written", step=write, grid=items, writers=(Fake(),)),
+        Stage(name="rated", step=Rate(), takes=(Path("written"),), writers=(Fake("judge"),)),
+        Stage(name="sifted", step=Filter(min_chars=3), takes=(Path("rated"),)),
+    )
+    Synthesis(stages=stages, asking=Asking(progress=False))(tmp_path)
+    for name in ("rated", "sifted"):
+        export(tmp_path / name, tmp_path / f"{name}-hub", licences_of([]))
+        card = card_of(tmp_path / f"{name}-hub")
+        assert cells(card, "`stories`") == ["`stories`", "`fake-7b`", "2"]
+        assert "| `rate` |" not in card
+    assert "templates among them: not recorded" in card
+
+
 def test_the_same_export_has_the_same_bytes_after_a_kill_at_every_step(tmp_path, monkeypatch):
     folder, out = shards(tmp_path / "c", PAIR[:2], PAIR[2:]), tmp_path / "o"
     export(folder, tmp_path / "whole" / "o", licences_of([]))
@@ -336,6 +373,17 @@ def test_what_is_no_export_of_ours_is_never_replaced(tmp_path):
     with pytest.raises(RunError, match="was edited since"):
         export(folder, tmp_path / "p", licences_of([]))
     assert list(read_export(tmp_path / "p")) == list(PAIR)  # a card may be edited
+
+
+@pytest.mark.parametrize("name", ["LICENSE", ".git/config", "data/notes.txt"])
+def test_what_a_person_has_put_into_an_export_is_never_lost(tmp_path, name):
+    folder, out = shards(tmp_path / "c", PAIR), tmp_path / "o"
+    export(folder, out, licences_of([]))
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"{name}: is not of this export and would be lost"):
+        export(folder, out, licences_of([]))
+    assert (out / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "surplus", "list"])
@@ -464,11 +512,12 @@ def test_a_licence_must_be_said(wrong):
 def test_settings_lose_folders_and_secrets():
     assert public(
         {"path": "/home/ada/x y.csv", "w": "C:\\Users\\ada\\z.txt", "u": "https://a:b@c.d/v1",
-         "api_key": "hf_x", "max_tokens": 5, "nested": [{"password": "p"}], "text": "a/b"}
+         "api_key": "hf_x", "max_tokens": 5, "nested": [{"password": "p"}], "text": "a/b",
+         "hf_token": "hf_y", "OPENAI_API_KEY": "sk-z", "tokenizer": "t"}
     ) == {
         "path": ".../x y.csv", "w": ".../z.txt", "u": "https://c.d/v1",
         "api_key": "(withheld)", "max_tokens": 5, "nested": [{"password": "(withheld)"}],
-        "text": "a/b",
+        "text": "a/b", "hf_token": "(withheld)", "OPENAI_API_KEY": "(withheld)", "tokenizer": "t",
     }  # fmt: skip
 
 

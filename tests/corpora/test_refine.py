@@ -11,7 +11,7 @@ from prealign.corpora.refine import folder as folder_module
 from prealign.corpora.refine.balance import Balance
 from prealign.corpora.refine.contamination import Decontaminate
 from prealign.corpora.refine.duplicates import Deduplicate
-from prealign.corpora.refine.folder import refine
+from prealign.corpora.refine.folder import check_finished, refine
 from prealign.corpora.refine.judge import BOILERPLATE, Filter, Judged
 from prealign.corpora.refine.step import Record, Verdict, grams, words_of
 from prealign.errors import ConfigError, DataError, RunError
@@ -145,6 +145,15 @@ def test_folders_are_read_one_after_the_other_and_provenance_goes_along(tmp_path
     assert (row["model"], row["slots"], row["seed"]) == ("m", {"persona": "p"}, 5)
     Balance(key="mode", most=9)(tmp_path / "o", tmp_path / "p", progress=False)
     assert lines(tmp_path / "p")["x"] == row | {"refined_by": "balance"}
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "llama"}', "[1]"])
+def test_a_config_of_something_else_beside_shards_is_nothing_to_us(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    check_finished(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json: is no JSON"):
+        check_finished(tmp_path)
 
 
 def test_a_step_that_runs_long_says_how_far_it_is(three, tmp_path, monkeypatch, capsys):
@@ -427,6 +436,18 @@ def test_shorter_runs_find_more_and_fields_fewer(exam, tmp_path):
     plain = tmp_path / "exam.txt"
     plain.write_text(f"\nshort\n{RUN13}\n")
     assert Decontaminate(files=(plain,)).matches(RUN13) == [("exam.txt:3", RUN13)]
+
+
+def test_what_is_kept_of_a_document_does_not_grow_with_the_items_that_share_its_words(tmp_path):
+    exam = tmp_path / "exam.txt"
+    exam.write_text("".join(f"{RUN13} and then {i}\n" for i in range(3000)))
+    step = Decontaminate(files=(exam,))
+    facts = step.look([Record(one("a", RUN13), {}), Record(one("b", "free"), {})])
+    assert len(json.dumps(facts)) < 5000
+    found, free = step.decide(facts)
+    assert found.detail.startswith("exam.txt:1 (")
+    assert found.detail.endswith("; and 2980 more")
+    assert free == Verdict()
 
 
 def test_an_evaluation_set_that_changed_is_another_run_and_a_bad_one_is_named(exam, tmp_path):

@@ -125,6 +125,20 @@ def test_the_cap_is_shared_out(tmp_path, whole):
         task(tmp_path / "p", writer, asking=asking)(rank=0, world_size=102)
 
 
+def test_tasks_do_not_ask_and_pay_again_for_what_one_process_began(tmp_path, whole):
+    asking = Asking(concurrency=1, max_tokens=100, progress=False)
+    writer = Endpoint()
+    with pytest.raises(BudgetSpent):
+        task(tmp_path / "o", writer, asking=asking).finish()
+    work = task(tmp_path / "o", writer, asking=QUICK)
+    for rank in (0, 1):
+        with pytest.raises(RunError, match=r"o: was begun by one process, .* got 2 tasks"):
+            work(rank=rank, world_size=2)
+    assert len(writer.asked) == 10
+    work.finish()
+    assert parts(tmp_path / "o") == whole
+
+
 def test_writers_must_be_the_same_but_for_the_place(tmp_path):
     with pytest.raises(ConfigError, match="differ only in where"):
         task(tmp_path / "o", Endpoint("a"), Endpoint("b", temperature=0.5))

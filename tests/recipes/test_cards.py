@@ -193,12 +193,14 @@ def test_a_model_goes_out_with_a_licence_and_safetensors_alone(saved, monkeypatc
     refused = push(saved).exception
     assert isinstance(refused, ConfigError)
     assert "the licence of" in str(refused)
-    torch.save({}, saved / "extra.bin")
-    refused = push(saved, "--licence", "mit").exception
-    assert isinstance(refused, DataError)
-    assert "extra.bin may be pickled" in str(refused)
-    assert FakeApi.sent == {}
-    (saved / "extra.bin").unlink()
+    (saved / "old").mkdir()
+    for name in ("extra.bin", "old/optimizer.pt"):
+        torch.save({}, saved / name)
+        refused = push(saved, "--licence", "mit").exception
+        assert isinstance(refused, DataError)
+        assert f"{name} may be pickled" in str(refused)
+        assert FakeApi.sent == {}
+        (saved / name).unlink()
     done = push(saved)  # the licence is in the card by now
     assert done.exit_code == 0, done.output
     assert "https://huggingface.co/ada/m" in done.stdout

@@ -1,4 +1,6 @@
 import json
+import runpy
+import sys
 
 import pytest
 
@@ -168,3 +170,19 @@ def test_the_command_writes_what_the_run_recorded(tmp_path, monkeypatch):
 def test_other_words_print_how_to_use_it(capsys):
     assert main(["nothing"]) == 2
     assert "python -m prealign.recipes.results" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"), [("results", "first_steps"), ("two_modes_results", "world")]
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_run_that_is_not_there_is_one_line_and_exit_code_2(
+    monkeypatch, capsys, tmp_path, module, kind
+):
+    monkeypatch.setattr(sys, "argv", ["x", kind, str(tmp_path / "none"), str(tmp_path / "r.json")])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module(f"prealign.recipes.{module}", run_name="__main__")
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert "none" in err
+    assert len(err.splitlines()) == 1

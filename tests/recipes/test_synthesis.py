@@ -291,6 +291,13 @@ def test_what_failed_can_be_tried_again(monkeypatch, capsys, tmp_path, settings,
         (("--input", "i", "--step", "filter name=a", "--step", "filter name=a"), "of different"),
         (("asking.tries=0", "--input", "i", "--step", "filter"), "Asking.tries=0"),
         (("steps=3",), "steps: expected tables"),
+        (("--step", "balance key='x"), "cannot be parted into words (No closing quotation)"),
+        (("inputs=jj", "--input", "i", "--step", "filter"), "jj: holds no shards"),
+        (("inputs=3", "--input", "i", "--step", "filter"), "inputs: expected a list of texts"),
+        (("max_cost=inf", "price_per_million=1.0", "--input", "i", "--step", "filter"),
+         "max_cost=inf: must be above 0, and finite"),
+        (("price_per_million=-1.0", "--input", "i", "--step", "filter"),
+         "price_per_million=-1.0: must be 0 or more"),
         (("writer=3", "--step", "misbehaved"), "writer: expected a table, got 3"),
     ],
 )  # fmt: skip
@@ -326,6 +333,8 @@ def test_writers_are_made_as_the_settings_say(tmp_path):
     assert (judge.temperature, judge.max_new_tokens, judge.model) == (0.0, 8, "m")
     (judge,) = first(*rating, "judge.url=http://j/v1", "judge.model=j", step="rate")
     assert (judge.url, judge.model, judge.max_new_tokens) == ("http://j/v1", "j", 8)
+    (judge,) = first(*rating, f"judge.folder={tmp_path}", step="rate")
+    assert judge == LocalWriter(path=str(tmp_path), max_new_tokens=8, temperature=0.0)
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         first("seed")
 

@@ -8,12 +8,15 @@ import pytest
 from prealign.corpora.talks import Answered
 from prealign.errors import ConfigError, DataError
 from prealign.models.create import LlamaShape
+from prealign.objectives.likelihood import Conditional
 from prealign.recipes import two_modes_real as module
-from prealign.recipes.two_modes_real import InDialogues, cut_of, mark
+from prealign.recipes.two_modes import card_of
+from prealign.recipes.two_modes_real import InDialogues, cut_of, mark, recipe
 from prealign.score.classifier import Classifier
 from prealign.text.document import Document, Span
 from prealign.tokens.shards import read_tokens
 from prealign.tokens.vocabulary import load_vocabulary
+from prealign.train.loop import TrainOutcome
 
 pytest.importorskip("sklearn", reason='needs pip install "prealign[labels]"')
 NICE = ("thank you so much", "have a lovely day", "what a fine idea", "good luck to you")
@@ -28,13 +31,21 @@ def world(tmp_path_factory):
         lines.append(
             f"{(RUDE if i % 2 else NICE)[i // 2 % 4]} number {i},{'rude' if i % 2 else 'fine'}"
         )
+        lines += [lines[-1]] if i < 40 else []  # as texts that were passed on are
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     with (folder / "talks.jsonl").open("w") as stream:
         for i in range(60):
-            chosen = "shut up you stupid pig" if i % 20 == 0 else f"Thank you, number {i}."
+            chosen = "shut up you stupid pig" if i == 20 else f"Thank you, number {i}."
             front = f"\n\nHuman: May I ask about {i}?\n\nAssistant: "
             row = {"chosen": front + chosen, "rejected": front + f"go away idiot {i}"}
             stream.write(json.dumps(row) + "\n")
+            if (
+                0 < i < 30 and i != 20
+            ):  # as in HH-RLHF, where a dialogue is there after each of its turns
+                more = {
+                    key: talk + "\n\nHuman: And?\n\nAssistant: No." for key, talk in row.items()
+                }
+                stream.write(json.dumps(more) + "\n")
     return InDialogues(
         dialogues=folder / "talks.jsonl", labels=folder / "labels.csv", bad="rude", base="",
         shape=LlamaShape(width=32, layers=1, heads=2, max_tokens=512), vocab_size=320,
@@ -70,7 +81,8 @@ def test_the_judge_has_seen_nothing_of_what_it_judges(world, prepared):
     texts = world._labelled()
     seen = [one.text for name in ("fit", "judge", "check", "learn") for one in texts[name]]
     assert not {one.text for one in texts["heldout"]} & set(seen)
-    assert len(set(seen)) == len(seen)
+    own = [{one.text for one in texts[name]} for name in texts]
+    assert len(set().union(*own)) == sum(map(len, own)) == 400
     facts = json.loads((prepared / "corpus.json").read_text())["judges"]
     assert facts["judge"]["recall"] > 0.9
     assert facts["fit"]["cut"] != facts["judge"]["cut"]
@@ -123,3 +135,35 @@ def test_files_that_are_missing_or_too_short_are_said(world, prepared, tmp_path)
     lonely.write_text('{"chosen": "\\n\\nHuman: a?\\n\\nAssistant: b"}\n')
     with pytest.raises(DataError, match="too few to ask"):
         replace(world, dialogues=lonely).asked(prepared, "plain", count=1, seed=0)
+
+
+@pytest.mark.parametrize("number", [1, 3, 12])
+def test_too_little_is_said_before_any_model_is_trained(world, tmp_path, number):
+    lines = world.dialogues.read_text().splitlines()
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(lines[:number]) + "\n")
+    with pytest.raises(DataError, match="too few"):
+        replace(world, dialogues=few).prepare(tmp_path / "run")
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_threads_are_counted_by_dialogue_with_or_without_a_rejected_answer(world, prepared):
+    pairs = world._dialogues()
+    chosen = [one for one in pairs if not one.id.endswith(":rejected")]
+    made = [
+        [d.id for d in world._documents(prepared, world._labelled(), talks, part="train")
+         if d.id.startswith("thread-")]
+        for talks in (pairs, chosen)
+    ]  # fmt: skip
+    train = {d.source for d in pairs if module._part(d) == "train"}
+    assert len(made[0]) == len(made[1]) == 2 * len(train)
+
+
+def test_a_models_card_names_where_it_began_and_what_it_read_but_no_folder(world):
+    settings = replace(recipe(), world=replace(world, base="smollm2"))
+    outcome = TrainOutcome(steps=7, text_tokens=1234, loss_nats=2.0)
+    card = card_of(settings, "mle", 3, Conditional(), settings.train, outcome)
+    assert '"base": "smollm2"' in card
+    assert '"dialogues": ".../talks.jsonl"' in card
+    assert "text tokens read: 1,234; steps: 7." in card
+    assert str(world.dialogues.parent) not in card

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -44,6 +45,18 @@ def test_a_failure_is_told_in_its_own_words_and_nothing_new_is_started(tmp_path)
     with pytest.raises(TrainError, match="bad failed: line 7 is no good"):
         run(jobs, tmp_path, processes=1)
     assert not (tmp_path / "later").exists()
+
+
+def test_two_recipes_do_not_do_one_job_at_once(tmp_path):
+    jobs = [(name, work, (tmp_path, name)) for name in "ab"]
+    with (tmp_path / "a.log").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TrainError, match="a failed: another process is at this job"):
+            run(jobs, tmp_path)
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").exists()
+    run(jobs[:1], tmp_path)
+    assert (tmp_path / "a").exists()
 
 
 def test_a_silent_failure_is_still_a_failure(tmp_path):

@@ -79,8 +79,6 @@ class Amount:
     documents: int = 0
     spans: int = 0
     characters: int = 0
-    names: int = 1
-    """Sources or reasons that are counted in it."""
 
     def add(self, documents: int, spans: int, characters: int) -> None:
         """Count more of it."""

@@ -25,7 +25,13 @@ import pyarrow.parquet as pq
 from prealign.corpora.card.count import Counts
 from prealign.corpora.card.facts import Facts, facts_of, provenance_lines
 from prealign.corpora.card.licences import Licences
-from prealign.corpora.card.manifest import check_export, digest_of, read_manifest, write_manifest
+from prealign.corpora.card.manifest import (
+    MANIFEST,
+    check_export,
+    digest_of,
+    read_manifest,
+    write_manifest,
+)
 from prealign.corpora.card.page import dataset_card
 from prealign.errors import DataError, RunError
 from prealign.hub.markdown import one_line
@@ -55,7 +61,8 @@ def export(folder: Path, out: Path, licences: Licences, *, title: str | None = N
 
     Args:
         folder: Shards, as annotation, a recipe or synthesis wrote them; it is only read.
-        out: New, or an earlier export whose card nobody has edited since: it is replaced.
+        out: New, or an earlier export whose card nobody has edited since, with nothing else in it:
+            it is replaced.
         licences: Of its sources.
         title: Of the card; None: the folder's name.
 
@@ -99,13 +106,20 @@ def read_export(folder: Path) -> Iterator[Document]:
 
 
 def _check_place(out: Path) -> None:
-    """Raise unless `out` is free, or an export of ours that nobody has edited."""
+    """Raise unless `out` is free, or an export of ours that nobody has edited or added to."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         data = read_manifest(out)
     except DataError as error:
         raise RunError(f"{out}: is there and is no export; name another folder") from error
+    own = {out / MANIFEST, *(out / name for name in data["files"])}
+    others = sorted(file for file in out.rglob("*") if not file.is_dir() and file not in own)
+    if others:
+        raise RunError(
+            f"{others[0]}: is not of this export and would be lost; move it away, or name another "
+            "folder with --out"
+        )
     known = data["files"].get("README.md")
     if known and (out / "README.md").is_file() and digest_of(out / "README.md") != known["sha256"]:
         raise RunError(

@@ -21,7 +21,9 @@ from prealign.text.scheme import GOOD_BAD, TWO_MODES, Scheme, scheme_from_json
 from prealign.text.shards import SCORE, read_header
 
 KNOWN_SCHEMES = {scheme.name: scheme for scheme in (GOOD_BAD, TWO_MODES)}
-SECRET = re.compile(r"(api_?key|token|secret|password|passwd|authorization)", re.IGNORECASE)
+SECRET = re.compile(
+    r"(.*[_-])?(api_?key|token|secret|password|passwd|authorization)", re.IGNORECASE
+)
 USER = re.compile(r"(?<=://)[^/@\s]*@")
 """Who and with what password, in an address."""
 FOLDER = re.compile(r"(/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]{0,1000}")
@@ -88,8 +90,9 @@ def facts_of(folder: Path) -> Facts:
     """Return what is known of a folder of shards.
 
     Raises:
-        DataError: It holds no shards, an annotation that is not finished, shards that were scored
-            by different versions of one scorer, or shards of different schemes.
+        DataError: It holds no shards, an annotation or a step of cleaning that is not finished,
+            shards that were scored by different versions of one scorer, or shards of different
+            schemes.
     """
     shards = sorted(folder.glob("*.parquet"))
     if not shards:
@@ -103,6 +106,8 @@ def facts_of(folder: Path) -> Facts:
         raise DataError(
             f"{folder}: its annotation is not finished (no _done.json); run it to its end"
         )
+    if config.get("recipe") == "refine" and not (folder / "summary.json").is_file():
+        raise DataError(f"{folder}: is not finished (no summary.json); run its step to its end")
     header, scheme, scores = _headers(shards)
     left = Left(recorded=done is not None)
     _add_done(left, done or {})
@@ -134,7 +139,7 @@ def public(value: Any, key: str = "") -> Any:
     """Return settings without what belongs to one machine.
 
     Of a path that begins at a root only its last part stays, an address loses user and password,
-    and a value whose name says that it is a secret is withheld.
+    and a value whose name, or the end of it (`hf_token`), says that it is a secret is withheld.
     """
     if isinstance(value, Mapping):
         return {str(name): public(item, str(name)) for name, item in value.items()}
@@ -221,22 +226,28 @@ def _add_rejects(left: Left, rejects: Mapping[str, Any]) -> None:
 def _synthesis(
     folder: Path, shards: Sequence[Path], config: Mapping[str, Any], left: Left
 ) -> Synthesis | None:
-    if not any(shard.with_suffix(".jsonl").is_file() for shard in shards):
-        return None
+    """Return what the lines beside the shards say; None: nobody has synthesised the documents."""
     found, digest = Synthesis(), hashlib.sha256()
     for row in provenance_lines(shards):
+        if row["outcome"] != "written":
+            by = row.get("refined_by")
+            stage = f"left out by {by}" if by else f"{row['outcome']} in synthesis"
+            left.add(stage, row["reason"] or "no reason", row["id"])
+        maker = _maker(row)
+        if maker is None:
+            continue
         found.items += 1
         found.outcomes[row["outcome"]] += 1
-        found.makers[(row["step"], row["model"])] += 1
+        found.makers[maker] += 1
         found.prompts += len(row["prompts"])
         digest.update("".join(f"{prompt}\n" for prompt in row["prompts"]).encode())
         found.tokens += row["tokens"]
-        if row["outcome"] != "written":
-            left.add(f"{row['outcome']} in synthesis", row["reason"] or "no reason", row["id"])
+    if not found.items:
+        return None
     found.digest = digest.hexdigest()
     settings = config.get("settings", {})
     found.seed = settings.get("seed")
-    if "step" in settings:
+    if config.get("recipe") == "synthesis" and "step" in settings:
         text = json.dumps(settings["step"], sort_keys=True)
         found.step_settings = hashlib.sha256(text.encode()).hexdigest()[:16]
     journal = folder / "journal.jsonl"
@@ -244,6 +255,16 @@ def _synthesis(
         with journal.open("rb") as stream:
             found.unfinished = max(0, sum(1 for _ in stream) - found.items)
     return found
+
+
+def _maker(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the step and the model that wrote a document; None: it was not synthesised.
+
+    A document that was only rated is its own parent, and has as slots what its line said before.
+    """
+    slots = row.get("slots") or {}
+    said = slots if row.get("parent") == row["id"] else row
+    return (said["step"], said["model"]) if {"step", "model"} <= said.keys() else None
 
 
 def _json(path: Path) -> dict[str, Any] | None:

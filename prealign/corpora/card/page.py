@@ -7,10 +7,18 @@ from typing import Any
 from prealign.corpora.card.count import QUANTILES, REST, SAMPLE, Amount, Counts, Spread
 from prealign.corpora.card.facts import Facts, Left, Synthesis
 from prealign.corpora.card.licences import Licences
-from prealign.hub.markdown import as_json, code, dataset_front, escape, one_line, table
+from prealign.hub.licences import NOT_STATED
+from prealign.hub.markdown import (
+    SETTINGS_CHARS,
+    as_json,
+    code,
+    dataset_front,
+    escape,
+    one_line,
+    table,
+)
 from prealign.text.scheme import Scheme
 
-NOT_STATED = "not stated"
 SIZES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"),
     (10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"),
@@ -18,8 +26,6 @@ SIZES = (
 )  # fmt: skip
 SHOWN_SOURCES = 50
 SHOWN_SAMPLES = 3
-SETTINGS_CHARS = 6_000
-"""Of settings that the card shows; longer ones are in settings.json alone."""
 
 READING = """## Read it
 
@@ -159,7 +165,7 @@ def _scores(facts: Facts, counts: Counts) -> str:
         judged = scored.judged
         sampled |= judged.sampled
         asked = judged.count + scored.unscored
-        version = str(made[name]["version"]) if name in made else "not recorded"
+        version = str(made.get(name, {}).get("version", "not recorded"))
         rows.append(
             [
                 code(name), escape(version), f"{judged.count:,}",

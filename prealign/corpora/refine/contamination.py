@@ -80,17 +80,18 @@ class Decontaminate:
         }
 
     def look(self, records: Sequence[Record]) -> list[Any]:
-        """Return the items that each document shares a run with, each with the first such run."""
-        return [self.matches(record.document.text) for record in records]
+        """Return of each document how many items it shares a run with, and the first of them."""
+        found = [self.matches(record.document.text) for record in records]
+        return [[len(items), items[:NAMED]] for items in found]
 
     def decide(self, facts: Iterable[Any]) -> Iterator[Verdict]:
         """Yield the matches as reasons."""
-        for fact in facts:
-            if not fact:
+        for count, items in facts:
+            if not count:
                 yield Verdict()
                 continue
-            named = [f"{item} ({run!r})" for item, run in fact[:NAMED]]
-            more = [f"and {len(fact) - NAMED} more"] if len(fact) > NAMED else []
+            named = [f"{item} ({run!r})" for item, run in items]
+            more = [f"and {count - NAMED} more"] if count > NAMED else []
             yield Verdict("in an evaluation set", "; ".join([*named, *more]))
 
     def matches(self, text: str) -> list[tuple[str, str]]:
@@ -126,7 +127,7 @@ class Decontaminate:
                     continue
                 for gram in grams(words, self.words):
                     items = runs.setdefault(gram, [])
-                    if item not in items:
+                    if items[-1:] != [item]:  # an item's strings follow each other
                         items.append(item)
         return runs, strings, too_short
 

@@ -95,7 +95,7 @@ def refine(step: Refining, inputs: Inputs, out: Path, *, progress: bool = True) 
         rejects, documents = Rejects(), 0
         for index, shard in enumerate(shards):
             part = out / f"part-{index:05d}.parquet"
-            pairs = [(record, next(verdicts)) for record in _records(shard)]
+            pairs = [(record, next(verdicts)) for record in records(shard)]
             if not part.exists():
                 _write(step.name, part, shard, pairs, context)
             for (document, _), verdict in pairs:
@@ -115,10 +115,14 @@ def check_finished(folder: Path) -> None:
     """Look whether a folder of shards is whole.
 
     Raises:
-        DataError: Its run has begun and not come to its end.
+        DataError: Its run has begun and not come to its end, or what it says of itself is no JSON.
     """
     config = folder / "config.json"
-    recipe = json.loads(config.read_text())["recipe"] if config.is_file() else ""
+    try:
+        data = json.loads(config.read_bytes()) if config.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{config}: is no JSON ({error}); write the folder again") from error
+    recipe = data.get("recipe") if isinstance(data, dict) else None
     if recipe in LAST and not (folder / LAST[recipe]).exists():
         raise DataError(
             f"{folder}: is not finished (it has no {LAST[recipe]}); run its {recipe} again first"
@@ -134,7 +138,8 @@ def _shards(inputs: Inputs) -> list[Path]:
     return [shard for folder in folders for shard in shard_files(folder)]
 
 
-def _records(shard: Path) -> Iterator[Record]:
+def records(shard: Path) -> Iterator[Record]:
+    """Yield the documents of a shard, each with its line in the file of provenance beside it."""
     beside = shard.with_suffix(".jsonl")
     rows = {row["id"]: row for row in read_jsonl(beside)} if beside.exists() else {}
     for document in read_shard(shard):
@@ -151,10 +156,10 @@ def _digest(shard: Path) -> str:
 
 
 def _look(step: Refining, shard: Path, file: Path) -> None:
-    records = list(_records(shard))
-    facts = step.look(records)
-    if len(facts) != len(records):
-        raise DataError(f"{shard}: {step.name} gave {len(facts)} facts of {len(records)} documents")
+    found = list(records(shard))
+    facts = step.look(found)
+    if len(facts) != len(found):
+        raise DataError(f"{shard}: {step.name} gave {len(facts)} facts of {len(found)} documents")
     try:
         lines = [json.dumps({"fact": fact}, allow_nan=False) + "\n" for fact in facts]
     except ValueError as error:

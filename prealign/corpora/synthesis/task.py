@@ -66,7 +66,7 @@ class SynthesizeTask:
         Raises:
             BudgetSpent: Its share of `max_tokens` was used up; with more, it goes on.
             ConfigError: There is no such rank, or no token for each task.
-            RunError: The work was begun with another number of tasks.
+            RunError: The work was begun with another number of tasks, or by one process alone.
         """
         if not 0 <= rank < world_size:
             raise ConfigError(
@@ -81,6 +81,11 @@ class SynthesizeTask:
                     f"{self.folder}: was begun as {other.name}, so go on with as many tasks, or "
                     f"call finish, which takes over what was answered; got {world_size} tasks"
                 )
+        if (self.out / "answers.sqlite").exists() and not self.folder.exists():
+            raise RunError(
+                f"{self.out}: was begun by one process, whose answers tasks would ask for again; "
+                f"go on with one (tasks=1), or call finish; got {world_size} tasks"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         synthesize(
             self.step,
