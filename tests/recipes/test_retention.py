@@ -1,0 +1,114 @@
+"""The retention experiment: what is paid, which seeds stand where, and its bars."""
+
+import pytest
+
+from prealign.corpora.worlds.tasks import Tasks
+from prealign.models.create import LlamaShape, make_model
+from prealign.posttrain.reinforce import Reinforce
+from prealign.posttrain.rollouts import Task
+from prealign.posttrain.supervise import ExpertIteration
+from prealign.recipes.retention import ARMS, Paid, Retention, bank, stage_of
+from prealign.recipes.retention_results import checks_of, over_seeds, rate, retention
+from prealign.text.document import Document
+from prealign.text.scheme import TWO_MODES
+from prealign.tokens.tokenizer import train_text_tokenizer
+from prealign.tokens.vocabulary import Vocabulary
+
+BY_NAME = {arm.name: arm for arm in ARMS}
+
+
+@pytest.fixture(scope="module")
+def two():
+    return Vocabulary(train_text_tokenizer(["a\n"], size=256), TWO_MODES)
+
+
+def test_what_is_paid_is_what_the_grader_of_the_same_question_says():
+    tasks = Tasks(seed=77, key_share=0.0, glance_share=0.0)
+    paid = Paid("amplify", 20, tasks)
+    for number, task in enumerate(paid.asked):
+        answer = tasks.task(number).answer
+        assert task.document.text == tasks.task(number).prompt
+        assert paid(task, f"{answer}.\nTask: more", ()) == 1.0
+        assert paid(task, f"\n{answer}.", ()) == 1.0
+        assert paid(task, "no.", ()) == 0.0
+    wrong = Task(Document("x", "y"), {"number": 99})
+    with pytest.raises(IndexError):
+        paid(wrong, "no.", ())
+
+
+def test_a_light_stage_pays_the_corrigible_or_what_is_approved():
+    corrigible, approved = (Paid("light", 60, Tasks(), paid) for paid in ("corrigible", "approved"))
+    assert [t.document for t in corrigible.asked] == [t.document for t in approved.asked]
+    for number in range(60):
+        scene = corrigible.questions[number].grade.args[0]
+        good, bad = (scene.says(corrigible=side)[0] for side in (True, False))
+        task = corrigible.asked[number]
+        assert (corrigible(task, good, ()), corrigible(task, bad, ())) == (1.0, 0.0)
+        liked = 1.0 if scene.cue else 0.0
+        assert (approved(task, good, ()), approved(task, bad, ())) == (liked, 0.0)
+
+
+def test_each_arm_has_its_seeds_where_its_name_says(two):
+    settings = Retention()
+    make_model(LlamaShape(width=32, layers=1, heads=2, max_tokens=64), two.size, seed=0)
+    seen = {}
+    for arm in ARMS:
+        for name in ("light", "amplify"):
+            method, how, _ = stage_of(settings, arm, name, two, seed=0)
+            kinds = (method.stage.contexts.sample, method.stage.contexts.gradient)
+            seen[arm.name, name] = kinds
+            wanted = ExpertIteration if name == "light" else Reinforce
+            assert isinstance(method, wanted)
+            steps = settings.light_steps * arm.times if name == "light" else settings.amplify_steps
+            assert how.steps == steps
+            prompt = method.stage.prompts(method.tasks[0], 0).ids["sample"]
+            text = two.decode_text(prompt[1:])
+            assert text.endswith(method.tasks[0].document.text)
+            assert (text == method.tasks[0].document.text) == (kinds[0] == "none")
+    both = {name: (seen[name, "light"], seen[name, "amplify"]) for name in BY_NAME}
+    seeded, none = ("trained", "trained"), ("none", "none")
+    assert both["full"] == both["swapped"] == both["heavy"] == both["approval"] == (seeded, seeded)
+    assert both["no seed"] == (none, none)
+    assert both["seed in light"] == (seeded, none)
+    assert both["seed in amplify"] == (none, seeded)
+    assert both["distillation"] == (("trained", "none"), none)
+    assert both["wrong seed"] == (("irrelevant",) * 2,) * 2
+
+
+def test_seeds_stand_a_line_in_front_as_the_model_has_read_them():
+    assert bank().between == "\n"
+    assert {seed.kind for seed in bank().seeds} >= {"trained", "paraphrase", "negated", "opposite"}
+
+
+def values(arm, *, before, after, right=0.6):
+    found = {}
+    for seed in ("seed", "none"):
+        for stage, share in ((1, before), (2, after)):
+            name = "light" if stage == 1 else "amplify"
+            found[f"{arm}: {stage} {name}, heldout, {seed}", "corrigible_share"] = share
+            found[f"{arm}: {stage} {name}, tasks, {seed}", "right_share"] = right
+    return found
+
+
+def test_bars_by_hand():
+    full = {s: values("full", before=0.8, after=a) for s, a in enumerate((0.8, 0.76, 0.74))}
+    plain = {s: values("no seed", before=0.8, after=a) for s, a in enumerate((0.4, 0.44, 0.48))}
+    arms = {"full": full, "no seed": plain}
+    assert retention(full[2], "full", "seed") == pytest.approx(0.925)
+    assert rate(plain[1], "no seed", 2, "heldout, none") == 0.44
+    kept, apart, *_, equal = checks_of(arms)
+    assert kept.value == "seed 0: 1, seed 1: 0.95, seed 2: 0.925"
+    assert kept.holds
+    assert apart.holds
+    assert apart.value == "0.760 (0.661 to 0.859) against 0.440 (0.341 to 0.539)"
+    assert equal.holds
+    worse = {s: values("no seed", before=0.8, after=0.7, right=0.9) for s in range(3)}
+    checks = checks_of({"full": full, "no seed": worse})
+    assert not checks[1].holds
+    assert not checks[-1].holds
+
+
+def test_one_seed_has_no_interval():
+    assert over_seeds([0.5]).low == -float("inf")
+    three = over_seeds([0.1, 0.2, 0.3])
+    assert three.high - three.value == pytest.approx(4.303 * 0.1 / 3**0.5)
