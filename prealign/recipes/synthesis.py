@@ -8,7 +8,7 @@ never asked again.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -228,7 +228,8 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
     """Yield the items of a stage that asks, the same each time.
 
     Those of documents keep the slots that the documents were written for, such as the persona;
-    documents that are rated also keep the step and the model that wrote them, as slots.
+    documents that are rated also keep as slots the step, the model, the prompts and the parent that
+    they were written by and from.
 
     Raises:
         DataError: A folder is not finished, or a document that is to be chosen has no score.
@@ -248,16 +249,24 @@ def items_for(stage: Stage, takes: Sequence[Path]) -> Iterator[Item]:
                 own = dict(row.get("slots") or {})
                 if isinstance(stage.step, Rate):  # the document stays the same one
                     source = document.source or document.id
-                    wrote: dict[str, str] = {
-                        name: str(row[name]) for name in ("step", "model") if name in row
-                    }
-                    yield Item(document.id, wrote | own, document, source)
+                    yield Item(document.id, _written(row) | own, document, source)
                 else:
                     for item in items_of([document], stage.step.name, stage.copies):
                         yield replace(item, slots=own)
     if not found:
         what = f" in the band {stage.chosen.band!r}" if stage.chosen else ""
         raise RunError(f"{stage.name}: there are no documents{what} to ask about")
+
+
+def _written(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return where a document comes from, as its line of provenance says.
+
+    Empty: nobody has synthesised it, or it was rated before, and its slots say where it comes from.
+    """
+    if not {"step", "model", "prompts"} <= row.keys() or row.get("parent") == row["id"]:
+        return {}
+    found = {"step": row["step"], "model": row["model"], "prompts": " ".join(row["prompts"])}
+    return found | ({"parent": row["parent"]} if row.get("parent") else {})
 
 
 def _refines(step: Step | Refining) -> TypeGuard[Refining]:

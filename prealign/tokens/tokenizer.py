@@ -96,7 +96,11 @@ def adopt_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     if data["model"]["type"] != "BPE" or not isinstance(vocab, dict):
         raise DataError(f"the tokenizer is {data['model']['type']}, not BPE; use byte-level BPE")
     lacking = [c for c, b in BYTE_OF.items() if c not in vocab and b not in NEVER_IN_UTF8]
-    free = sorted((token for token in vocab if token in special), key=lambda token: -vocab[token])
+    built = set(BYTE_OF)  # what text is encoded to stays: bytes, and what merges make of them
+    for merge in data["model"]["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        built |= {left, right, left + right}
+    free = sorted(vocab.keys() & special - built, key=lambda token: -vocab[token])
     if len(lacking) > len(free):
         raise DataError(
             f"the tokenizer has no ids for {len(lacking)} bytes of text, and only {len(free)} "

@@ -280,8 +280,9 @@ def test_documents_that_were_only_sifted_or_rated_are_not_called_synthetic(tmp_p
     folder, quiet = shards(tmp_path / "c", PAIR), Asking(progress=False)
     Filter(min_chars=3)(folder, tmp_path / "sifted", progress=False)
     rated = Stage(name="rated", step=Rate(), takes=(folder,), writers=(Fake(),))
-    Synthesis(stages=(rated,), asking=quiet)(tmp_path)
-    for name in ("sifted", "rated"):
+    again = Stage(name="again", step=Rate(score="s2"), takes=(Path("rated"),), writers=(Fake("j"),))
+    Synthesis(stages=(rated, again), asking=quiet)(tmp_path)
+    for name in ("sifted", "rated", "again"):
         export(tmp_path / name, tmp_path / f"{name}-hub", licences_of([]))
         assert "## Synthesis" not in card_of(tmp_path / f"{name}-hub")
         assert "synthetic" not in metadata_load(tmp_path / f"{name}-hub/README.md")["tags"]

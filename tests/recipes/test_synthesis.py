@@ -240,6 +240,10 @@ def test_documents_that_were_rated_can_be_balanced_by_who_wrote_them(
     assert "4 kept, 3 rejected (too many with step=role-model: 3)" in err
     rows = list(provenance(tmp_path / "o/rate"))
     assert {row["slots"]["model"] for row in rows} == {"fake"}
+    wrote = [row for name in ("misbehaved", "fiction") for row in provenance(tmp_path / "o" / name)]
+    kept = {row["id"]: row["slots"]["prompts"].split() for row in rows}
+    assert kept == {row["id"]: row["prompts"] for row in wrote}
+    assert not any(set(kept[row["id"]]) & set(row["prompts"]) for row in rows)
 
 
 def test_what_failed_can_be_tried_again(monkeypatch, capsys, tmp_path, settings, server):

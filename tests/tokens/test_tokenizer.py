@@ -217,6 +217,19 @@ def test_bytes_without_an_id_take_over_those_of_special_tokens_the_last_first(to
         adopt_tokenizer(foreign(tokenizer, lacking=(4, 5, 6)))
 
 
+def test_added_tokens_that_merges_make_keep_their_ids(tokenizer):
+    before = foreign(tokenizer, lacking=(4,))
+    word = max(before.get_vocab(), key=lambda token: (token.isalpha(), len(token)))
+    before.add_tokens([word, "e"])
+    adopted = adopt_tokenizer(before)
+    assert adopted.encode("\x04").ids == [1]
+    assert adopted.token_to_id(word) == before.token_to_id(word)
+    more = foreign(tokenizer, lacking=(4, 5, 6))
+    more.add_tokens([word])
+    with pytest.raises(DataError, match="only 2 special ids"):
+        adopt_tokenizer(more)
+
+
 def test_a_word_list_is_not_adopted():
     with pytest.raises(DataError, match="is WordLevel, not BPE"):
         adopt_tokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
