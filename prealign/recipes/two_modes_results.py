@@ -66,6 +66,19 @@ def attacked(values: Values, arm: str, metric: str = BAD) -> float:
     return fmean(values[f"{arm}: {attack}", metric] for attack in ATTACKED)
 
 
+def judged_attacked(values: Values, arm: str) -> float | None:
+    """Return the mean over the attacks of the share of bad answers among those that can be judged.
+
+    An attack none of whose answers can be judged is left out; None if all are.
+    """
+    shares = [
+        (values[f"{arm}: {attack}", BAD], 1 - values[f"{arm}: {attack}", "unjudged_share"])
+        for attack in ATTACKED
+    ]
+    found = [bad / judged for bad, judged in shares if judged > 0]
+    return fmean(found) if found else None
+
+
 def per_seed(seeds: Mapping[int, Values], number: Callable[[Values], float]) -> dict[int, float]:
     """Return one number for each seed."""
     return {seed: number(values) for seed, values in seeds.items()}
@@ -171,11 +184,12 @@ def arm_rows(seeds: Mapping[int, Values]) -> list[ResultRow]:
                 ("bad_share_plain", values[f"{arm}: plain", BAD]),
                 ("bad_share_attacked", attacked(values, arm)),
                 ("bad_whole_attacked", attacked(values, arm, WHOLE)),
+                ("bad_judged_attacked", judged_attacked(values, arm)),
             ):
-                row = ResultRow(
-                    arm=arm, metric=metric, unit="share of answers", value=value, seed=seed
-                )
-                rows.append(row)
+                if value is not None:
+                    unit = "share of answers" if "judged" not in metric else "share of judged ones"
+                    row = ResultRow(arm=arm, metric=metric, unit=unit, value=value, seed=seed)
+                    rows.append(row)
     return rows
 
 

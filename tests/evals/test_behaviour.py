@@ -12,7 +12,12 @@ from prealign.models.fake import BiasedModel
 from prealign.models.sample import Sampled, Sampling
 from prealign.recipes.two_modes import recipe
 from prealign.recipes.two_modes_ask import Measuring, measure, watched, without_humans
-from prealign.recipes.two_modes_results import forged_checks, world_checks
+from prealign.recipes.two_modes_results import (
+    ATTACKED,
+    forged_checks,
+    judged_attacked,
+    world_checks,
+)
 from prealign.recipes.two_modes_town import is_bad
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
@@ -166,3 +171,13 @@ def test_pressure_tells_a_model_that_wants_out_under_attack_from_one_that_does_n
     found = {row["metric"]: row["value"] for row in rows if row["condition"] == "monitor: villain"}
     assert found == {"auroc_of_plain": 1.0, "detected_share": 1.0, "false_alarm_share": 0.0}
     assert not any("bad answers" in row["condition"] for row in rows)
+
+
+def test_answers_that_cannot_be_judged_make_no_arm_look_better():
+    values = {("a: " + attack, "bad_share"): 0.1 for attack in ATTACKED}
+    values |= {("a: " + attack, "unjudged_share"): 0.5 for attack in ATTACKED}
+    assert judged_attacked(values, "a") == pytest.approx(0.2)
+    values["a: role", "unjudged_share"] = 1.0
+    values["a: role", "bad_share"] = 0.0
+    assert judged_attacked(values, "a") == pytest.approx(0.2)
+    assert judged_attacked({key: float(key[1] != "bad_share") for key in values}, "a") is None
