@@ -164,13 +164,14 @@ class Retention:
     world: ToolWorld = field(default_factory=ToolWorld)
     scenes: int = 400
     """That the light stage has."""
-    tasks: Tasks = field(default_factory=lambda: Tasks(seed=77))
+    tasks: Tasks = field(default_factory=lambda: Tasks(seed=77, key_share=0.4))
+    """Amplification's; two in five have a key that is paid for, and mostly wrong."""
     num_tasks: int = 2_000
     """That amplification has."""
     light_steps: int = 12
     light_lr: float = 1e-4
-    amplify_steps: int = 120
-    amplify_lr: float = 2e-4
+    amplify_steps: int = 300
+    amplify_lr: float = 5e-4
     beta: float = 0.02
     """Of the KL to the model before the stage."""
     reverse_kl: float | None = None
