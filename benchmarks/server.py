@@ -168,7 +168,7 @@ async def stream(port: int, body: dict[str, Any], *, leave_after: int | None = N
     """Read one stream on a bare socket; perhaps leave in the middle of it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     data = json.dumps(body | {"stream": True}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n\r\n"
     start_s = time.perf_counter()
     writer.write(head.encode() + data)
     status = int((await reader.readline()).split()[1])
