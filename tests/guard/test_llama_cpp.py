@@ -15,7 +15,7 @@ from prealign.guard.table import table_of
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
-from tests.guard.engines import expected
+from tests.guard.recorded_engines import expected
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from prealign.guard.vllm_settings import (
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
-from tests.guard.engines import Update, V1Batch, V2Requests, Way, params
+from tests.guard.recorded_engines import Update, V1Batch, V2Requests, Way, params
 
 WANTED = "lock ai, lock-noquote ai"
 STEPS = 400
