@@ -231,4 +231,5 @@ def _check_tiles(
     due[first] = 0
     if (start != due).any() or (end < start).any() or (end[last] != chars[spans > 0]).any():
         raise DataError(f"{where}: the spans of a document do not tile its text; write it again")
-    return end - start
+    sizes: NDArray[np.int64] = end - start
+    return sizes
