@@ -71,7 +71,8 @@ def test_escaping_leaves_no_tag_also_across_borders_and_is_undone(left, right, t
 
 @given(TEXTS)
 def test_it_escapes_as_markup_does(text):
-    text = text.replace("<>", "")  # markup has this one more
+    while (less := re.sub(r"<\\*>", "", text)) != text:  # markup has this one more
+        text = less
     document = Document("", text, (Span(0, len(text), "good"),))
     assert "<|good|>" + escape(text, GOOD_BAD.tags) == render(document, GOOD_BAD)
 

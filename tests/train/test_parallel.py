@@ -23,30 +23,24 @@ def runs(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "ddp-resumed", "fsdp2-resumed-by-one"])
-def test_two_processes_train_as_one_does(runs, name):
-    rows, alone = (RunFolder(runs / folder).rows("metrics") for folder in (name, "none"))
-    assert [row["step"] for row in rows] == [row["step"] for row in alone] == [1, 2, 3, 4, 5]
-    for row, one in zip(rows, alone, strict=True):
-        assert row["tokens"] == one["tokens"]
-        assert row["text_tokens"] == one["text_tokens"]
-        for metric in ("loss_nats", "text_nats", "tag_nats", "grad_norm"):
-            assert row[metric] == pytest.approx(one[metric], abs=1e-5), metric
-
-
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "ddp-resumed", "fsdp2-resumed-by-one"])
-def test_two_processes_measure_the_model_that_one_would(runs, name):
-    rows, alone = (RunFolder(runs / folder).rows("evals") for folder in (name, "none"))
-    assert [row["step"] for row in rows] == [row["step"] for row in alone] == [2, 5]
-    values = [row["value"] for row in alone]
-    assert [row["value"] for row in rows] == pytest.approx(values, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
-def test_the_weights_of_all_processes_are_in_one_checkpoint(runs, name):
-    models = []
-    for folder in (name, "none"):
-        models.append(small_model(3))
-        assert load_weights(runs / folder / "checkpoints", models[-1]) == 5
-    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+def test_two_processes_train_and_measure_as_one_does(runs):
+    """All in one test: the runs are made once for it, and not once for each worker."""
+    for name in ("ddp", "fsdp2", "ddp-resumed", "fsdp2-resumed-by-one"):
+        rows, alone = (RunFolder(runs / folder).rows("metrics") for folder in (name, "none"))
+        assert [row["step"] for row in rows] == [row["step"] for row in alone] == [1, 2, 3, 4, 5]
+        for row, one in zip(rows, alone, strict=True):
+            assert row["tokens"] == one["tokens"], name
+            assert row["text_tokens"] == one["text_tokens"], name
+            for metric in ("loss_nats", "text_nats", "tag_nats", "grad_norm"):
+                assert row[metric] == pytest.approx(one[metric], abs=1e-5), (name, metric)
+        rows, alone = (RunFolder(runs / folder).rows("evals") for folder in (name, "none"))
+        assert [row["step"] for row in rows] == [row["step"] for row in alone] == [2, 5], name
+        values = [row["value"] for row in alone]
+        assert [row["value"] for row in rows] == pytest.approx(values, abs=1e-5), name
+    for name in ("ddp", "fsdp2"):  # the weights of all processes are in one checkpoint
+        models = []
+        for folder in (name, "none"):
+            models.append(small_model(3))
+            assert load_weights(runs / folder / "checkpoints", models[-1]) == 5
+        for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
