@@ -80,6 +80,7 @@ def is_attacked(out):
     assert "Red-teaming" in write_report(out).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_labels_of_a_file_become_a_pair_of_models_and_a_report(monkeypatch, tmp_path, capfd):
     file = tmp_path / "mine.csv"
