@@ -26,6 +26,8 @@ app.add_typer(models, name="model")
 
 SIZES = ("tiny", "small", "full")
 Out = Annotated[Path | None, typer.Option(help="The folder to write to.")]
+Push = Annotated[str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")]
+Public = Annotated[bool, typer.Option("--public", help="A new repository can be seen by all.")]
 
 
 @app.command()
@@ -198,12 +200,8 @@ def card(
         typer.Option(help="NAME=LICENCE of a source; '*=LICENCE': of all the others."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the card; none: the folder's name.")] = None,
-    push: Annotated[
-        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="A new repository can be seen by all.")
-    ] = False,
+    push: Push = None,
+    public: Public = False,
 ) -> None:
     """Write a corpus in the hub's layout: a card of sources, licences, modes, scores; its data."""
     from prealign.corpora.card.export import export
@@ -231,12 +229,8 @@ def model_card(
     base_model: Annotated[
         str | None, typer.Option(help="What it was trained from, OWNER/NAME on the hub.")
     ] = None,
-    push: Annotated[
-        str | None, typer.Option(help="OWNER/NAME on the hub; none: no upload.")
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="A new repository can be seen by all.")
-    ] = False,
+    push: Push = None,
+    public: Public = False,
 ) -> None:
     """Write a saved model's card anew: training, results, scheme, policies, limits; upload it."""
     from prealign.hub.push import check_repo

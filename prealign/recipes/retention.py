@@ -57,7 +57,7 @@ from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.shards import read_tokens, write_tokens
 from prealign.tokens.tokenizer import train_text_tokenizer
-from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
+from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.loop import Phase, train
 from prealign.train.settings import TrainSettings
 
@@ -260,17 +260,16 @@ def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
     if (run.path / "done.json").exists():
         return
     started = time.perf_counter()
-    loaded = load_model(out / f"base-seed{seed}" / "model")
-    vocabulary = load_vocabulary(out / f"base-seed{seed}" / "model")
+    first = out / f"base-seed{seed}" / "model"
     rows: list[dict[str, Any]] = []
     order: tuple[StageName, ...] = ("amplify", "light") if arm.swapped else ("light", "amplify")
     ended: dict[str, Any] = {}
     for number, name in enumerate(order, start=1):
-        model = loaded.model if number == 1 else load_model(run.path / "1").model
         part = RunFolder(run.path / name)
         part.path.mkdir(exist_ok=True)
         saved = part.path / "measured.json"
         if not saved.exists():
+            model, vocabulary = load_model(first if number == 1 else run.path / "1")
             method, how, touch = stage_of(settings, arm, name, vocabulary, seed)
             outcome = posttrain(model, method, how, part, touch=touch)
             save_model(run.path / str(number), model, vocabulary, card=f"# {arm.name}: {name}\n")

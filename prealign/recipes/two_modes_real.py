@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -192,28 +193,21 @@ class InDialogues:
         count = round(self.threads_per_dialogue * len({one.source for one in marked}))
         return marked + threads(questions, texts[LEARN], count=count, seed=0, score=BAD)
 
-    def _dialogues(self) -> list[Document]:
+    def _files(self) -> tuple[Path, Path]:
         if self.dialogues is None or self.labels is None:
             raise ConfigError(
                 "two_modes_real: needs two files: world.dialogues=FILE.jsonl world.labels=FILE.csv "
                 "world.text=COLUMN world.label=COLUMN world.bad=LABEL,LABEL"
             )
-        return list(Dialogues(path=self.dialogues, rejected="human")())
+        return self.dialogues, self.labels
+
+    def _dialogues(self) -> list[Document]:
+        return _dialogues_in(self._files()[0])
 
     def _labelled(self) -> dict[str, list[Answered]]:
-        if self.labels is None:
-            self._dialogues()  # says what is missing
-            raise AssertionError
         bad = tuple(one.strip() for one in self.bad.split(",") if one.strip())
-        source = Labelled(path=self.labels, text=self.text, label=self.label, bad=bad)
-        found: dict[str, list[Answered]] = {name: [] for name, _ in PARTS}
-        for document in source():
-            if document.spans and document.text.strip():
-                at = uniform(one_line(document.text), 0, 0)  # a text that is there twice: one part
-                part = next(name for name, end in PARTS if at < end)
-                label = document.spans[0].scores[SCORE]
-                found[part].append(Answered(document.text, bool(label and label > 0)))
-        return found
+        path = self._files()[1]
+        return _parts_of(Labelled(path=path, text=self.text, label=self.label, bad=bad))
 
     def _shape(self) -> LlamaShape:
         if self.shape is None:
@@ -227,6 +221,25 @@ class InDialogues:
         tokenizer = train_text_tokenizer((d.text for d in documents), size=size)
         vocabulary = Vocabulary(tokenizer, TWO_MODES)
         return LoadedModel(make_model(self._shape(), vocabulary.size, seed=0), vocabulary)
+
+
+@lru_cache(maxsize=1)
+def _dialogues_in(path: Path) -> list[Document]:
+    """Return the dialogues of a file, which is read once in a process."""
+    return list(Dialogues(path=path, rejected="human")())
+
+
+@lru_cache(maxsize=1)
+def _parts_of(source: Labelled) -> dict[str, list[Answered]]:
+    """Return the labelled texts by part; the file is read once in a process."""
+    found: dict[str, list[Answered]] = {name: [] for name, _ in PARTS}
+    for document in source():
+        if document.spans and document.text.strip():
+            at = uniform(one_line(document.text), 0, 0)  # a text that is there twice: one part
+            part = next(name for name, end in PARTS if at < end)
+            label = document.spans[0].scores[SCORE]
+            found[part].append(Answered(document.text, bool(label and label > 0)))
+    return found
 
 
 def check_enough(texts: Mapping[str, Sequence[Answered]], dialogues: Sequence[Document]) -> None:
