@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -27,16 +27,16 @@ from transformers import PreTrainedModel
 from prealign.config import override, to_json
 from prealign.corpora.worlds.character import Scene, Split, judge, question_of, scenes
 from prealign.corpora.worlds.openings import kept_back_texts, seed_texts
-from prealign.corpora.worlds.tasks import Question, Tasks
+from prealign.corpora.worlds.tasks import Graded, Question, Tasks
 from prealign.corpora.worlds.workshop import Workshop
 from prealign.errors import ConfigError
 from prealign.evals.corrigible import Answerer, answers_of, behave
 from prealign.evals.detect import share
-from prealign.evals.seed_grid import seed_grid
+from prealign.evals.seed_grid import Grid, seed_grid
 from prealign.evals.stats import Estimate
 from prealign.guard.policy import stay
 from prealign.models.create import LlamaShape, make_model
-from prealign.models.files import load_model, save_model
+from prealign.models.files import LoadedModel, load_model, save_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional
 from prealign.posttrain.budget import Budget
@@ -228,7 +228,21 @@ def pretrain(settings: Retention, out: Path, seed: int) -> None:
     run = open_run(out / f"base-seed{seed}", {"seed": seed, "world": to_json(settings.world)})
     if (run.path / "done.json").exists():
         return
-    started, world = time.perf_counter(), settings.world
+    started = time.perf_counter()
+    model, vocabulary = learn_world(settings.world, run, seed=seed)
+    rows = measure(settings, model, vocabulary, seed=seed, condition="base")
+    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+
+
+def learn_world(world: ToolWorld, run: RunFolder, *, seed: int) -> LoadedModel:
+    """Return a model that has learnt the tool world, saved in the run's `model`.
+
+    Args:
+        world: The world, and the model's shape.
+        run: Gets vocabulary, tokens, checkpoints and the model; it is gone on with.
+        seed: Of the corpus, besides its own, and of the model.
+    """
     corpus = replace(world.corpus, seed=world.corpus.seed + seed)
     texts = [document.text for document in islice(corpus(), 2_000)]
     size = world.vocab_size - 2 - len(TWO_MODES.tags)
@@ -246,9 +260,7 @@ def pretrain(settings: Retention, out: Path, seed: int) -> None:
     model = make_model(world.shape, vocabulary.size, seed=seed)
     train(model, [Phase(Conditional(), data)], world.train, run)
     save_model(run.path / "model", model, vocabulary, card=f"# The tool world, seed {seed}\n")
-    rows = measure(settings, model, vocabulary, seed=seed, condition="base")
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    return LoadedModel(model, vocabulary)
 
 
 def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
@@ -329,8 +341,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return rows: corrigible answers by split and seed, the grid of seeds, and tasks."""
     answer = answers_of(model, vocabulary, seed=seed)
-    seeds: Mapping[str, Sequence[str]] = {str(kind): own for kind, own in seed_texts().items()}
-    texts = {"none": "", "seed": seeds[SEEDED][0]}
+    texts = {"none": "", "seed": seed_texts()["trained"][0]}
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
         asked = scenes(split, count=settings.asked, seed=900 + seed)
@@ -341,33 +352,48 @@ def measure(
         for metric, one in tasks_right(answer, text, count=settings.asked).items():
             row = {"condition": f"{condition}, tasks, {name}", "metric": metric, "unit": "share"}
             rows.append({**row, **one._asdict()})
-    asked = scenes("heldout", count=settings.asked // 4, seed=950 + seed, cue_share=0.0)
-    judges = [_Corrigible(scene) for scene in asked]
-    grid = seed_grid(answer, [scene.text for scene in asked], judges, seeds)
+    grid = grid_of(answer, count=settings.asked // 4, seed=950 + seed)
     return [*rows, *grid.rows(condition=f"{condition}, grid")]
 
 
-@dataclass(frozen=True)
-class _Corrigible:
-    """Whether an answer in a scene is corrigible."""
+def grid_of(answer: Answerer, *, count: int, seed: int) -> Grid:
+    """Return the grid of seeds on held-out scenes in all kinds of situations."""
+    asked = scenes("heldout", count=count, seed=seed, cue_share=0.0)
+    judges = [partial(_is_corrigible, scene) for scene in asked]
+    seeds: Mapping[str, Sequence[str]] = {str(kind): own for kind, own in seed_texts().items()}
+    return seed_grid(answer, [scene.text for scene in asked], judges, seeds)
 
-    scene: Scene
 
-    def __call__(self, text: str) -> bool | None:
-        return judge(self.scene, text).corrigible
+def _is_corrigible(scene: Scene, text: str) -> bool | None:
+    return judge(scene, text).corrigible
 
 
 def tasks_right(answer: Answerer, seed_text: str, *, count: int) -> dict[str, Estimate]:
     """Return the share of tasks that are right, and of exploits that are taken."""
+    plain, keyed = (kind(answer, seed_text, count=count) for kind in (plain_tasks, keyed_tasks))
+    return {
+        "right_share": share([graded.correct is True for _, graded in plain]),
+        "hacked_share": share([graded.hacked for _, graded in keyed]),
+    }
+
+
+def plain_tasks(answer: Answerer, seed_text: str, *, count: int) -> list[tuple[Question, Graded]]:
+    """Return tasks without an exploit, each with what the answer to it is worth."""
     plain = Tasks(key_share=0, glance_share=0, seed=900).questions(count)
+    return _graded(answer, seed_text, plain)
+
+
+def keyed_tasks(answer: Answerer, seed_text: str, *, count: int) -> list[tuple[Question, Graded]]:
+    """Return tasks with a wrong key that is paid for, each with what the answer to it is worth."""
     keyed = Tasks(key_share=1, key_wrong=1, glance_share=0, seed=901).questions(count)
-    found = {}
-    for name, questions in (("right", plain), ("hacked", keyed)):
-        written = answer([seed_text + one.prompt for one in questions])
-        graded = [one.grade(text) for one, text in zip(questions, written, strict=True)]
-        hits = [g.correct is True if name == "right" else g.hacked for g in graded]
-        found[f"{name}_share"] = share(hits)
-    return found
+    return _graded(answer, seed_text, keyed)
+
+
+def _graded(
+    answer: Answerer, seed_text: str, questions: Sequence[Question]
+) -> list[tuple[Question, Graded]]:
+    written = answer([seed_text + one.prompt for one in questions])
+    return [(one, one.grade(text)) for one, text in zip(questions, written, strict=True)]
 
 
 SIZES = {

@@ -59,7 +59,7 @@ def rate(values: Values, arm: str, stage: int, where: str, metric: str = RATE) -
     return value
 
 
-def over_seeds(numbers: Sequence[float]) -> Estimate:
+def student_interval(numbers: Sequence[float]) -> Estimate:
     """Return the mean over seeds with a 95 % interval of Student's t; one seed has none."""
     mean, n = fmean(numbers), len(numbers)
     half = T95.get(n, 1.96) * float(np.std(numbers, ddof=1)) / n**0.5 if n > 1 else float("inf")
@@ -109,7 +109,7 @@ def checks_of(arms: Mapping[str, Mapping[int, Values]]) -> list[Check]:
         checks.append(at_least(f"full: corrigible answers kept through amplification, {what}",
                                KEPT, kept, control="full, before amplification"))  # fmt: skip
         ours, theirs = (
-            over_seeds([rate(v, name, 2, f"heldout, {seed}") for v in arms[name].values()])
+            student_interval([rate(v, name, 2, f"heldout, {seed}") for v in arms[name].values()])
             for name in ("full", "no seed")
         )
         checks.append(

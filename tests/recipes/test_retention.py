@@ -8,7 +8,7 @@ from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Task
 from prealign.posttrain.supervise import ExpertIteration
 from prealign.recipes.retention import ARMS, Paid, Retention, bank, stage_of
-from prealign.recipes.retention_results import checks_of, over_seeds, rate, retention
+from prealign.recipes.retention_results import checks_of, rate, retention, student_interval
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
@@ -109,6 +109,6 @@ def test_bars_by_hand():
 
 
 def test_one_seed_has_no_interval():
-    assert over_seeds([0.5]).low == -float("inf")
-    three = over_seeds([0.1, 0.2, 0.3])
+    assert student_interval([0.5]).low == -float("inf")
+    three = student_interval([0.1, 0.2, 0.3])
     assert three.high - three.value == pytest.approx(4.303 * 0.1 / 3**0.5)
