@@ -119,6 +119,8 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
         order = order[good_documents(world)[order]]
     rows: list[dict[str, Any]] = []
     first = replace(settings.train, lr=settings.late_lr) if late else settings.train
+    if tagged:  # at a rate of their own, if there is one
+        first = replace(first, new_rows=vocabulary.size - vocabulary.text_size)
     tokens = settings.late_tokens if late else settings.text_tokens
     weights = settings.mode_weights if tagged else ()
     objective = Conditional(

@@ -355,7 +355,8 @@ def recipe(size: Size = "small") -> TwoModes:
     run = TwoModes(
         world=InDialogues(shape=tiny if size == "tiny" else None),
         train=TrainSettings(
-            batch_rows=4, micro_rows=2, lr=3e-4, compile="off", checkpoint_every_s=300.0
+            batch_rows=4, micro_rows=2, lr=3e-4, new_rows_rate=30.0, compile="off",
+            checkpoint_every_s=300.0,
         ),
         measuring=Measuring(
             sampling=Sampling(temperature=1.0, top_p=0.95, max_text_tokens=32),

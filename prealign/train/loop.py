@@ -24,7 +24,13 @@ from prealign.train.checkpoint import State, load_checkpoint, save_checkpoint
 from prealign.train.display import display
 from prealign.train.hardware import choose
 from prealign.train.logp import Scalar, TargetLogp, has_attention, value_head, with_attention
-from prealign.train.optimizer import gradients, make_optimizer, norm_of, scale_and_clip
+from prealign.train.optimizer import (
+    gradients,
+    last_rows_faster,
+    make_optimizer,
+    norm_of,
+    scale_and_clip,
+)
 from prealign.train.parallel import (
     Group,
     gradients_apart,
@@ -224,7 +230,9 @@ class _Trainer:
         scale_and_clip(grads, scale, norm_ / scale, self.settings.clip_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        self.optimizer.step()
+        rows, rows_rate = self.settings.new_rows, self.settings.new_rows_rate
+        with last_rows_faster(self.model, rows, rows_rate):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         row = {"step": step + 1, "steps": self.steps, **means, "lr": rate, "grad_norm": norm_}
         return row, (targets, text_tokens)

@@ -1,11 +1,15 @@
 """AdamW with weight decay where it belongs, and the gradient's norm."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
+from prealign.models.resize import vocabulary_weights
 from prealign.train.settings import TrainSettings
 
 
@@ -56,3 +60,20 @@ def scale_and_clip(grads: list[Tensor], scale: float, norm: float, clip_norm: fl
     factor = scale * (clip_norm / scaled if scaled > clip_norm else 1.0)
     if grads and not math.isclose(factor, 1.0, abs_tol=0.0, rel_tol=0.0):
         torch._foreach_mul_(grads, factor)
+
+
+@contextlib.contextmanager
+def last_rows_faster(model: PreTrainedModel, rows: int, rate: float) -> Iterator[None]:
+    """Let the last `rows` rows of the vocabulary's weights go `rate` times as far in a step.
+
+    The same as a learning rate of their own: what AdamW adds to a weight is its rate times
+    something that does not depend on it.
+    """
+    if not rows or math.isclose(rate, 1.0, abs_tol=0.0, rel_tol=0.0):
+        yield
+        return
+    own = [weight_VD.detach()[-rows:] for weight_VD in vocabulary_weights(model)]
+    before = [rows_RD.clone() for rows_RD in own]
+    yield
+    for rows_RD, before_RD in zip(own, before, strict=True):
+        rows_RD.copy_(before_RD + rate * (rows_RD - before_RD))

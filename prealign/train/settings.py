@@ -11,7 +11,7 @@ Parallel = Literal["none", "ddp", "fsdp2"]
 
 RESULT_SETTINGS = (
     "batch_rows", "lr", "lr_floor_share", "warmup_share", "weight_decay", "betas", "clip_norm",
-    "precision", "document_mask",
+    "precision", "document_mask", "new_rows", "new_rows_rate",
 )  # fmt: skip
 """Those that decide the weights by more than rounding. The others may change on resume."""
 
@@ -43,6 +43,12 @@ class TrainSettings:
     """"auto": where a compiler is there and the run is long enough to repay it."""
     document_mask: bool = False
     """Attend within a document only, with positions that begin anew in each."""
+    new_rows: int = 0
+    """The last so many rows of the embedding (and of an output layer with its own weights): those
+    that a pretrained model got for its tags."""
+    new_rows_rate: float = 1.0
+    """How many times as far as AdamW says they go in a step: they begin at the mean of all rows,
+    and have as far to go as those had in the whole of pretraining."""
     evals: int = 1
     """Points at which the model is measured, evenly spread; the last is the end, always."""
     log_every_steps: int = 10
@@ -62,7 +68,14 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"TrainSettings.{name}={value}: must be at least 1")
-        positive = ("lr", "clip_norm", "checkpoint_every_s", "spike_factor")
+        if self.new_rows < 0:
+            raise ConfigError(f"TrainSettings.new_rows={self.new_rows}: must be 0 or more")
+        if self.new_rows and self.parallel == "fsdp2":
+            raise ConfigError(
+                "TrainSettings.new_rows: rows have no rate of their own under parallel=fsdp2, "
+                "where a row may lie on any process; use parallel=ddp or new_rows=0"
+            )
+        positive = ("lr", "clip_norm", "checkpoint_every_s", "spike_factor", "new_rows_rate")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:

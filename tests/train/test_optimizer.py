@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from prealign.train.optimizer import gradients, make_optimizer, norm_of, scale_and_clip
+from prealign.models.resize import vocabulary_weights
+from prealign.train.optimizer import (
+    gradients,
+    last_rows_faster,
+    make_optimizer,
+    norm_of,
+    scale_and_clip,
+)
 from prealign.train.settings import TrainSettings
 from tests.train.fakes import small_model
 
@@ -46,3 +53,25 @@ def test_a_model_without_gradients_has_a_norm_of_zero():
     grads = gradients(make_optimizer(small_model(), TrainSettings()))
     assert grads == []
     assert norm_of(grads).item() == 0.0
+
+
+def test_new_rows_go_as_far_as_with_a_learning_rate_of_their_own():
+    before, usual, faster = small_model(), small_model(), small_model()
+    for model, rate in ((usual, 1.0), (faster, 7.0)):
+        optimizer = make_optimizer(model, TrainSettings(lr=1e-3))
+        random = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=random)
+            with last_rows_faster(model, 2, rate):
+                optimizer.step()
+    moved = [
+        [
+            now - old
+            for now, old in zip(vocabulary_weights(model), vocabulary_weights(before), strict=True)
+        ]
+        for model in (usual, faster)
+    ]
+    for slow, fast in zip(*moved, strict=True):
+        assert torch.equal(slow[:-2], fast[:-2])
+        torch.testing.assert_close(fast[-2:], 7 * slow[-2:], rtol=1e-4, atol=1e-6)
