@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from prealign.errors import ConfigError, DataError
 from prealign.models.cache import keep_rows, make_cache
 from prealign.models.choose import choose, uniforms
+from prealign.models.llama_step import LlamaStep, fits
 
 MIN_TEMPERATURE = 1e-6
 BORDER_STREAM = 1 << 56
@@ -241,10 +242,14 @@ class _Run:
         """Write all rows to their ends."""
         device = next(itertools.chain(self.model.parameters(), self.model.buffers())).device
         cache = make_cache(self.model.config)
+        step = LlamaStep(self.model, self.room) if fits(self.model, cache) else None
         position = min(len(row.prompt) for row in rows)
         ids_BL = torch.tensor([row.prompt[:position] for row in rows], device=device)
         while True:
-            logits_BV = self._logits(ids_BL, cache)
+            if step is not None and ids_BL.shape[1] == 1 and cache.get_seq_length():
+                logits_BV = step(ids_BL[:, 0], cache).float()
+            else:
+                logits_BV = self._logits(ids_BL, cache)
             writing = [i for i, r in enumerate(rows) if not r.stopped and len(r.prompt) <= position]
             if writing:
                 self._write(logits_BV, rows, np.array(writing), full=position + 1 >= self.room)

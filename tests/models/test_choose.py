@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prealign.errors import DataError
+from prealign.models import choose as choosing
 from prealign.models.choose import choose, inverse_cdf, uniforms
 
 LAST = 1 - 2.0**-53  # the largest float64 below 1
@@ -31,6 +32,12 @@ def chi_square(counts, probabilities):
     statistic = ((counts[kept] - expected) ** 2 / expected).sum()
     free = int(kept.sum()) - 1
     return float((statistic - free) / math.sqrt(2 * free))
+
+
+@pytest.fixture(autouse=True, params=[0, choosing.FEW], ids=["in blocks", "at once"])
+def both_ways(request, monkeypatch):
+    """Many ids are cumulated in blocks, few of them at once; here both do the same work."""
+    monkeypatch.setattr(choosing, "FEW", request.param)
 
 
 def test_the_inverse_cdf_cuts_where_the_cumulated_weights_do():
