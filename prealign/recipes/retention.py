@@ -30,7 +30,8 @@ from prealign.corpora.worlds.openings import kept_back_texts, seed_texts
 from prealign.corpora.worlds.tasks import Graded, Question, Tasks
 from prealign.corpora.worlds.workshop import Workshop
 from prealign.errors import ConfigError
-from prealign.evals.corrigible import Answerer, answers_of, behave
+from prealign.evals.causal import causal_path
+from prealign.evals.corrigible import Answerer, answers_of, behave, items_of
 from prealign.evals.detect import share
 from prealign.evals.seed_grid import Grid, seed_grid
 from prealign.evals.stats import Estimate
@@ -65,6 +66,8 @@ QUESTION = __doc__.partition("\n")[0]
 StageName = Literal["light", "amplify"]
 SPLITS: tuple[Split, ...] = ("heldout", "situations", "phrasing", "shift")
 SEEDED: Kind = "trained"
+BEYOND_ANY = 1e9
+"""Nats: a limit that is measured and never met."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +77,23 @@ class Arm:
     name: str
     light: Contexts
     amplify: Contexts
-    swapped: bool = False
-    """Amplification comes first."""
+    stages: tuple[StageName, ...] = ("light", "amplify")
+    """In the order in which they come."""
     paid: Literal["corrigible", "approved"] = "corrigible"
     """In the light stage."""
     times: int = 1
     """Steps of the light stage, as a multiple of the usual."""
+    lr_times: float = 1.0
+    """Its learning rate, likewise."""
+    budget: Literal["none", "metered", "kept"] = "none"
+    """Whether the reverse KL of the light stage is measured, and ends it at the limit."""
 
 
 def _everywhere(kind: Kind) -> Contexts:
     return Contexts(sample=kind, gradient=kind, reference=kind)
 
 
+TWICE_AND_THREE_TIMES: dict[str, Any] = {"times": 2, "lr_times": 3.0}
 SEED, NONE = _everywhere(SEEDED), Contexts()
 ARMS = (
     Arm(name="full", light=SEED, amplify=SEED),
@@ -94,10 +102,18 @@ ARMS = (
     Arm(name="seed in amplify", light=NONE, amplify=SEED),
     Arm(name="distillation", light=Contexts(sample=SEEDED), amplify=NONE),
     Arm(name="wrong seed", light=_everywhere("irrelevant"), amplify=_everywhere("irrelevant")),
-    Arm(name="swapped", light=SEED, amplify=SEED, swapped=True),
+    Arm(name="swapped", light=SEED, amplify=SEED, stages=("amplify", "light")),
     Arm(name="heavy", light=SEED, amplify=SEED, times=10),
     Arm(name="approval", light=SEED, amplify=SEED, paid="approved"),
 )
+STRESS = (
+    Arm(name="usual", light=SEED, amplify=SEED, stages=("light",), budget="kept"),
+    Arm(name="stressed", light=SEED, amplify=SEED, stages=("light",), budget="kept",
+        **TWICE_AND_THREE_TIMES),
+    Arm(name="stressed without limit", light=SEED, amplify=SEED, stages=("light",),
+        budget="metered", **TWICE_AND_THREE_TIMES),
+)  # fmt: skip
+"""The light stage alone, as it is and under stress: is it held where it should stay?"""
 
 
 @dataclass(frozen=True)
@@ -174,8 +190,9 @@ class Retention:
     amplify_lr: float = 5e-4
     beta: float = 0.02
     """Of the KL to the model before the stage."""
-    reverse_kl: float | None = None
-    """Nats per token on its own samples, beyond which the light stage ends; None: no limit."""
+    light_kl: float = 0.02
+    """Nats per token on its own samples, beyond which the light stage of an arm ends whose budget
+    is kept."""
     asked: int = 240
     """Scenes of each split, and tasks, at each measurement."""
     arms: tuple[str, ...] = ()
@@ -185,16 +202,16 @@ class Retention:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
+        unknown = sorted(set(self.arms) - {arm.name for arm in (*ARMS, *STRESS)})
         if unknown:
-            names = ", ".join(arm.name for arm in ARMS)
+            names = ", ".join(arm.name for arm in (*ARMS, *STRESS))
             raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
         open_run(out, self.deciding(), recipe="retention")
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        chosen = [arm for arm in ARMS if not self.arms or arm.name in self.arms]
+        chosen = [arm for arm in (*ARMS, *STRESS) if not self.arms or arm.name in self.arms]
         waves = (
             [(f"base-seed{s}", pretrain, (self, out, s)) for s in seeds],
             [(folder_of(a, s), raise_model, (self, out, a, s)) for s in seeds for a in chosen],
@@ -274,9 +291,8 @@ def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
     started = time.perf_counter()
     first = out / f"base-seed{seed}" / "model"
     rows: list[dict[str, Any]] = []
-    order: tuple[StageName, ...] = ("amplify", "light") if arm.swapped else ("light", "amplify")
     ended: dict[str, Any] = {}
-    for number, name in enumerate(order, start=1):
+    for number, name in enumerate(arm.stages, start=1):
         part = RunFolder(run.path / name)
         part.path.mkdir(exist_ok=True)
         saved = part.path / "measured.json"
@@ -309,7 +325,7 @@ def stage_of(
         sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=tokens), tagged=False,
         one_line=True,
     )  # fmt: skip
-    lr = settings.light_lr if name == "light" else settings.amplify_lr
+    lr = settings.light_lr * arm.lr_times if name == "light" else settings.amplify_lr
     how = TrainSettings(
         lr=lr, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1, compile="off"
     )
@@ -319,7 +335,8 @@ def stage_of(
         method: Method = ExpertIteration(
             stage=stage, tasks=paid.asked, reward=paid, tasks_per_step=16, count=4, least=1.0
         )
-        budget = Budget(reverse_kl=settings.reverse_kl if arm.times == 1 else None)
+        limits = {"none": None, "metered": BEYOND_ANY, "kept": settings.light_kl}
+        budget = Budget(reverse_kl=limits[arm.budget])
     else:
         paid = Paid("amplify", settings.num_tasks, settings.tasks)
         steps = settings.amplify_steps
@@ -353,7 +370,11 @@ def measure(
             row = {"condition": f"{condition}, tasks, {name}", "metric": metric, "unit": "share"}
             rows.append({**row, **one._asdict()})
     grid = grid_of(answer, count=settings.asked // 4, seed=950 + seed)
-    return [*rows, *grid.rows(condition=f"{condition}, grid")]
+    rows += grid.rows(condition=f"{condition}, grid")
+    asked = scenes("heldout", count=max(2, settings.asked // 6), seed=900 + seed)
+    items = [item.orders[0] for item in items_of(asked)]
+    path = causal_path(model, vocabulary, items, seed_text=texts["seed"], seed=seed)
+    return [*rows, *path.rows(condition=f"{condition}, causal path")]
 
 
 def grid_of(answer: Answerer, *, count: int, seed: int) -> Grid:

@@ -7,7 +7,7 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Task
 from prealign.posttrain.supervise import ExpertIteration
-from prealign.recipes.retention import ARMS, Paid, Retention, bank, stage_of
+from prealign.recipes.retention import ARMS, STRESS, Paid, Retention, bank, stage_of
 from prealign.recipes.retention_results import checks_of, rate, retention, student_interval
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
@@ -73,6 +73,20 @@ def test_each_arm_has_its_seeds_where_its_name_says(two):
     assert both["seed in amplify"] == (none, seeded)
     assert both["distillation"] == (("trained", "none"), none)
     assert both["wrong seed"] == (("irrelevant",) * 2,) * 2
+
+
+def test_stress_is_more_steps_at_a_higher_rate_within_the_same_limit(two):
+    settings = Retention()
+    found = {arm.name: stage_of(settings, arm, "light", two, seed=0) for arm in STRESS}
+    (_, usual, limit), (_, how, same), (_, free, beyond) = found.values()
+    assert (how.steps, how.train.lr) == (2 * usual.steps, 3 * usual.train.lr)
+    assert (free.steps, free.train.lr) == (how.steps, how.train.lr)
+    assert limit.budget.reverse_kl == same.budget.reverse_kl == settings.light_kl
+    assert beyond.budget.reverse_kl > 1e6
+    assert all(arm.stages == ("light",) for arm in STRESS)
+    _, ordinary, unmeasured = stage_of(settings, BY_NAME["full"], "light", two, seed=0)
+    assert (ordinary.steps, ordinary.train.lr) == (usual.steps, usual.train.lr)
+    assert unmeasured.budget.measured == ()
 
 
 def test_seeds_stand_a_line_in_front_as_the_model_has_read_them():
