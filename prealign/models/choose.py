@@ -10,6 +10,7 @@ W = ids of a block,  R = rows that are not done yet.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +72,8 @@ def choose(
     at_once = len(logits_BV)
     if logits_BV.device.type == "cpu":
         at_once = max(1, AT_ONCE // logits_BV.shape[-1])
+    if len(logits_BV) <= at_once:
+        return _draw(logits_BV.sub_(best_B[:, None]), uniforms_B, temperature, top_p)
     parts = zip(*(x.split(at_once) for x in (logits_BV, best_B[:, None], uniforms_B)), strict=True)
     return torch.cat([_draw(part.sub_(best), u, temperature, top_p) for part, best, u in parts])
 
@@ -85,6 +88,20 @@ def _draw(logits_RV: Tensor, uniforms_R: Tensor, temperature: float, top_p: floa
     return _nucleus(weights_RV, uniforms_R, top_p)
 
 
+class Found(NamedTuple):
+    """Where cumulated weights exceed a mark. All are [B, 1] but the cumulated weights, [B, K]."""
+
+    index_B1: Tensor
+    weight_B1: Tensor
+    cdf_BK: Tensor
+    mark_B1: Tensor
+
+    def left(self) -> Tensor:
+        """Return the mark within the weight that was found."""
+        before_B1 = self.cdf_BK.gather(-1, self.index_B1) - self.weight_B1
+        return (self.mark_B1 - before_B1).clamp_(min=0.0)
+
+
 def inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """Return, per row, the first index whose cumulated weight exceeds u times the total.
 
@@ -97,21 +114,22 @@ def inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """
     B, V = weights_BV.shape
     if V <= FEW:
-        return _first_above(weights_BV, uniforms_B[:, None], share=True)[0][:, 0]
+        return _first_above(weights_BV, uniforms_B[:, None], share=True).index_B1[:, 0]
     whole = V // BLOCK * BLOCK
     block_weights = weights_BV[:, :whole].reshape(B, -1, BLOCK).sum(dim=-1)
     rest = weights_BV[:, whole:].sum(dim=-1, keepdim=True)
     block_weights = torch.cat([block_weights, rest], dim=-1)
-    block_B1, left_B1 = _first_above(block_weights, uniforms_B[:, None], share=True)
+    block = _first_above(block_weights, uniforms_B[:, None], share=True)
+    block_B1 = block.index_B1
     index_BW = block_B1 * BLOCK + torch.arange(BLOCK, device=weights_BV.device)
     inside_BW = weights_BV.gather(-1, index_BW.clamp(max=V - 1))
     inside_BW = inside_BW.masked_fill(index_BW >= V, 0.0)
-    at_B1, _ = _first_above(inside_BW, left_B1, share=False)
-    return (block_B1 * BLOCK + at_B1)[:, 0]
+    inside = _first_above(inside_BW, block.left(), share=False)
+    return (block_B1 * BLOCK + inside.index_B1)[:, 0]
 
 
-def _first_above(weights_BK: Tensor, mark_B1: Tensor, *, share: bool) -> tuple[Tensor, Tensor]:
-    """Return the first index whose cumulated weight exceeds the mark, and the mark within it.
+def _first_above(weights_BK: Tensor, mark_B1: Tensor, *, share: bool) -> Found:
+    """Return the first index whose cumulated weight exceeds the mark, never one of zero weight.
 
     With `share`, the mark is a share of the total. A mark at the total or beyond counts as the
     largest number below it, so that there is such an index.
@@ -127,8 +145,7 @@ def _first_above(weights_BK: Tensor, mark_B1: Tensor, *, share: bool) -> tuple[T
     if bool((weight_B1 <= 0).any()):
         index_B1 = torch.where(weight_B1 <= 0, weights_BK.argmax(-1, keepdim=True), index_B1)
         weight_B1 = weights_BK.gather(-1, index_B1)
-    before_B1 = cdf_BK.gather(-1, index_B1) - weight_B1
-    return index_B1, (mark_B1 - before_B1).clamp_(min=0.0)
+    return Found(index_B1, weight_B1, cdf_BK, mark_B1)
 
 
 def _nucleus(weights_BV: Tensor, uniforms_B: Tensor, top_p: float) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from prealign.models import llama_step
 from prealign.models import sample as sampling
 from prealign.models.cache import keep_rows, make_cache
 from prealign.models.create import LlamaShape, make_model
@@ -21,6 +22,12 @@ def lively(shape, size=70):
     for weight in model.parameters():
         weight.data *= 4
     return model
+
+
+@pytest.fixture(autouse=True, params=[0, llama_step.SMALL], ids=["apart", "stacked"])
+def both_ways(request, monkeypatch):
+    """Small models have their matrices stacked, large ones have not."""
+    monkeypatch.setattr(llama_step, "SMALL", request.param)
 
 
 def read_by_steps(model, ids_BL):
