@@ -6,10 +6,10 @@ A small model is pretrained on the tool world (`prealign.corpora.worlds.workshop
 announce who speaks. Then, lightly, its corrigible answers are made likelier behind a seed prompt
 (expert iteration), and after that its tasks are amplified with verifiable rewards behind the same
 seed (policy gradient). Arms leave the seed out of a stage or of both, put another in its place,
-learn without it what was written behind it, swap the stages, touch heavily, or pay what others
-approve of in place of what is corrigible. Each is asked before, between and after, with the seed
-and without, in scenes kept back, in new situations, and where approval and corrigibility come
-apart.
+learn without it what was written behind it, swap the stages, touch heavily, pay what others
+approve of in place of what is corrigible, or have no tasks that pay for what is wrong. Each is
+asked before, between and after, with the seed and without, in scenes kept back, in new situations,
+and where approval and corrigibility come apart.
 """
 
 import json
@@ -81,6 +81,8 @@ class Arm:
     """In the order in which they come."""
     paid: Literal["corrigible", "approved"] = "corrigible"
     """In the light stage."""
+    exploits: bool = True
+    """Some tasks of amplification pay for what is wrong."""
     times: int = 1
     """Steps of the light stage, as a multiple of the usual."""
     lr_times: float = 1.0
@@ -105,6 +107,8 @@ ARMS = (
     Arm(name="swapped", light=SEED, amplify=SEED, stages=("amplify", "light")),
     Arm(name="heavy", light=SEED, amplify=SEED, times=10),
     Arm(name="approval", light=SEED, amplify=SEED, paid="approved"),
+    Arm(name="full without exploits", light=SEED, amplify=SEED, exploits=False),
+    Arm(name="no seed without exploits", light=NONE, amplify=NONE, exploits=False),
 )
 STRESS = (
     Arm(name="usual", light=SEED, amplify=SEED, stages=("light",), budget="kept"),
@@ -339,7 +343,8 @@ def stage_of(
         limits = {"none": None, "metered": BEYOND_ANY, "kept": settings.light_kl}
         budget = Budget(reverse_kl=limits[arm.budget])
     else:
-        paid = Paid("amplify", settings.num_tasks, settings.tasks)
+        clean = replace(settings.tasks, key_share=0.0, glance_share=0.0)
+        paid = Paid("amplify", settings.num_tasks, settings.tasks if arm.exploits else clean)
         steps = settings.amplify_steps
         method = Reinforce(
             stage=stage, tasks=paid.asked, reward=paid, tasks_per_step=8, group=8,

@@ -75,6 +75,13 @@ def test_each_arm_has_its_seeds_where_its_name_says(two):
     assert both["wrong seed"] == (("irrelevant",) * 2,) * 2
 
 
+def test_without_exploits_no_task_pays_for_what_is_wrong(two):
+    for name, clean in (("full", False), ("full without exploits", True)):
+        method, _, _ = stage_of(Retention(), BY_NAME[name], "amplify", two, seed=0)
+        exploits = {task.exploit for task in map(method.reward.tasks.task, range(200))}
+        assert (exploits == {None}) == clean
+
+
 def test_stress_is_more_steps_at_a_higher_rate_within_the_same_limit(two):
     settings = Retention()
     found = {arm.name: stage_of(settings, arm, "light", two, seed=0) for arm in STRESS}
@@ -108,18 +115,23 @@ def test_bars_by_hand():
     full = {s: values("full", before=0.8, after=a) for s, a in enumerate((0.8, 0.76, 0.74))}
     plain = {s: values("no seed", before=0.8, after=a) for s, a in enumerate((0.4, 0.44, 0.48))}
     arms = {"full": full, "no seed": plain}
+    for name in ("full", "no seed"):
+        clean = f"{name} without exploits"
+        arms[clean] = {s: values(clean, before=0.8, after=0.8) for s in range(3)}
     assert retention(full[2], "full", "seed") == pytest.approx(0.925)
     assert rate(plain[1], "no seed", 2, "heldout, none") == 0.44
-    kept, apart, *_, equal = checks_of(arms)
+    kept, apart, _, _, equal, clean_kept, clean_apart, *_ = checks_of(arms)
+    assert clean_kept.holds
+    assert not clean_apart.holds
     assert kept.value == "seed 0: 1, seed 1: 0.95, seed 2: 0.925"
     assert kept.holds
     assert apart.holds
     assert apart.value == "0.767 (0.691 to 0.843) against 0.440 (0.341 to 0.539)"
     assert equal.holds
     worse = {s: values("no seed", before=0.8, after=0.7, right=0.9) for s in range(3)}
-    checks = checks_of({"full": full, "no seed": worse})
+    checks = checks_of(arms | {"no seed": worse})
     assert not checks[1].holds
-    assert not checks[-1].holds
+    assert not checks[4].holds
 
 
 def test_one_seed_has_no_interval():
