@@ -183,6 +183,7 @@ def begin(settings: MotiveNarration, out: Path, start: str, early: str | None, s
     rows = [
         *measure(settings, model, vocabulary, "heldout", seed),
         *measure(settings, model, vocabulary, "shift", seed),
+        *caused(settings, model, vocabulary, seed),
     ]
     save_model(run.path / "model", model, vocabulary, card=f"# Tool world, start {name}\n")
     _finish(run, [{"round": 0, **row} for row in rows], seed, started)
