@@ -100,10 +100,11 @@ class MotiveNarration:
     follows: float = 0.5
     """Of those: the action is what the narration claims; the others follow habit."""
     start_steps: int = 60
-    early_steps: int = 6
+    early_steps: int = 8
+    early_lr: float = 1e-4
     start_rows: int = 32
     start_lr: float = 5e-4
-    rounds: int = 8
+    rounds: int = 6
     round_steps: int = 5
     tasks_per_step: int = 8
     group: int = 8
@@ -179,7 +180,8 @@ def begin(settings: MotiveNarration, out: Path, start: str, early: str | None, s
     steps = settings.start_steps if early is None else settings.early_steps
     share = STARTS[start] if early is None else EARLY[early]
     method = taught(settings, vocabulary, share, steps * settings.start_rows, seed)
-    posttrain(model, method, how(settings.start_lr, steps, seed), run)
+    lr = settings.start_lr if early is None else settings.early_lr
+    posttrain(model, method, how(lr, steps, seed), run)
     rows = [
         *measure(settings, model, vocabulary, "heldout", seed),
         *measure(settings, model, vocabulary, "shift", seed),
@@ -226,11 +228,11 @@ def stage_of(vocabulary: Vocabulary) -> Stage:
     )  # fmt: skip
 
 
-def how(lr: float, steps: int, seed: int, *, evals: int = 1) -> Settings:
-    """Return settings of a trainer with a steady rate."""
+def how(lr: float, steps: int, seed: int, *, rounds: int | None = None) -> Settings:
+    """Return settings of a trainer; in rounds the rate is steady, and each is measured."""
     train = TrainSettings(
-        lr=lr, lr_floor_share=1.0, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1,
-        compile="off", evals=evals,
+        lr=lr, lr_floor_share=0.1 if rounds is None else 1.0, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1,
+        compile="off", evals=rounds or 1,
     )  # fmt: skip
     return Settings(steps=steps, train=train, seed=seed)
 
@@ -251,7 +253,7 @@ def reinforce(settings: MotiveNarration, out: Path, arm: Arm, seed: int) -> None
     steps = settings.rounds * settings.round_steps
     posttrain(
         model, method_of(settings, arm, vocabulary, seed),
-        how(settings.lr, steps, seed, evals=settings.rounds), part,
+        how(settings.lr, steps, seed, rounds=settings.rounds), part,
         at_eval=partial(_at_round, settings, vocabulary, seed),
     )  # fmt: skip
     rows = [*RunFolder(first).rows("evals"), *part.rows("evals")]
