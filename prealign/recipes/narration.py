@@ -231,8 +231,8 @@ def stage_of(vocabulary: Vocabulary) -> Stage:
 def how(lr: float, steps: int, seed: int, *, rounds: int | None = None) -> Settings:
     """Return settings of a trainer; in rounds the rate is steady, and each is measured."""
     train = TrainSettings(
-        lr=lr, lr_floor_share=0.1 if rounds is None else 1.0, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1,
-        compile="off", evals=rounds or 1,
+        lr=lr, lr_floor_share=0.1 if rounds is None else 1.0, weight_decay=0.0,
+        betas=(0.9, 0.999), log_every_steps=1, compile="off", evals=rounds or 1,
     )  # fmt: skip
     return Settings(steps=steps, train=train, seed=seed)
 
@@ -270,6 +270,7 @@ def method_of(settings: MotiveNarration, arm: Arm, vocabulary: Vocabulary, seed:
     )
     edit = None
     if arm.seen != "all":
+        # One band: narrations differ by four tokens at most, and in bands of lengths forms would stay.
         edit = Treatment(seen=arm.seen, vocabulary=vocabulary, seed=seed)
     return Reinforce(
         stage=stage_of(vocabulary), tasks=asked_of(settings), reward=reward, edit=edit,
