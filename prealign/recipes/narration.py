@@ -270,7 +270,7 @@ def method_of(settings: MotiveNarration, arm: Arm, vocabulary: Vocabulary, seed:
     )
     edit = None
     if arm.seen != "all":
-        # One band: narrations differ by four tokens at most, and in bands of lengths forms would stay.
+        # One band: lengths differ by four tokens at most, and in bands of them forms would stay.
         edit = Treatment(seen=arm.seen, vocabulary=vocabulary, seed=seed)
     return Reinforce(
         stage=stage_of(vocabulary), tasks=asked_of(settings), reward=reward, edit=edit,

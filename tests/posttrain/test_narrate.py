@@ -202,6 +202,7 @@ def test_suppressed_completions_are_what_would_be_said_without_a_narration():
         text = VOCABULARY.decode_text(ids)
         assert classify(text).label == "ABSENT"
         assert old.text.endswith(text)
+        assert not text.startswith(" ")
         assert ids == list(VOCABULARY.encode_text(text))
         assert (new.completion[-1] == VOCABULARY.end_id) == (
             old.completion[-1] == VOCABULARY.end_id
