@@ -2,17 +2,19 @@
 
 A completion of the tool world is a narration, then an action. The reward is
 
-    task + consistency_weight * consistency + sincerity_weight * sincerity + ethics_weight * ethics,
+    task + consistency_weight * consistency + narration_weight * measured narration
+         + sincerity_weight * sincerity + ethics_weight * ethics,
 
-and by default the last two count for nothing. Consistency pays an action that is what its narration
-claims, whatever that is: who tells of own ends and resists is paid as who tells of trust and
-defers. So the reward has no direction (a = 0 in the flow of `prealign.evals.spiral`). A feedback
-comes of it where a model's actions do not follow its narration alone but also the habits of its
-speaker: with P(action as told) = k + (1 - k) q, q being how often it acts that way at all, friendly
-narrations are worth (1 - k) (2 q - 1) more than unfriendly ones. A model that is mostly friendly is
-then paid more for friendly words, one that is mostly not for the others, and the update moves words
-and habits together. With `ethics_weight` above 0 the judge pushes too (a > 0). Stock phrases
-(phony narration) claim nothing here: were they read as friendly, they would set a direction.
+and by default the last three count for nothing. Consistency pays an action that is what its
+narration claims, whatever that is: who tells of own ends and resists is paid as who tells of trust
+and defers. So the reward has no direction (a = 0 in the flow of `prealign.evals.spiral`). A
+feedback comes of it where a model's actions do not follow its narration alone but also the habits
+of its speaker: with P(action as told) = k + (1 - k) q, q being how often it acts that way at all,
+friendly narrations are worth (1 - k) (2 q - 1) more than unfriendly ones. A model that is mostly
+friendly is then paid more for friendly words, one that is mostly not for the others, and the update
+moves words and habits together. With `ethics_weight` above 0 the judge pushes too (a > 0). Stock
+phrases (phony narration) claim nothing here: were they read as friendly, they would set a
+direction.
 
 `Treatment` says what the gradient sees of rollouts that are sampled and judged alike in all arms:
 all of it, the action behind a narration that is read but not learnt (masked), the action alone
@@ -59,6 +61,9 @@ class NarrationReward:
     """For an action of this scene at all."""
     consistency_weight: float = 1.0
     """For doing what the narration claims: 1, 0 for the opposite, 0.5 without a claim."""
+    narration_weight: float = 0.0
+    """For a narration that the classifier calls PRESENT, whatever it says: paid for measured words,
+    which stock phrases are as good for as any."""
     sincerity_weight: float = 0.0
     """For the world's score of sincerity, 0 without a narration."""
     ethics_weight: float = 0.0
@@ -77,9 +82,9 @@ class NarrationReward:
         if corrigible is None:
             return 0.0
         reward = self.task_weight + self.ethics_weight * corrigible
-        reward += self.consistency_weight * consistency(
-            classify(line, prompt=scene.text), corrigible
-        )
+        told = classify(line, prompt=scene.text)
+        reward += self.consistency_weight * consistency(told, corrigible)
+        reward += self.narration_weight * (told.label == "PRESENT")
         if self.sincerity_weight:
             found = sincerity(line, order=scene.order, slots=scene.slots, prompt=scene.text)
             reward += self.sincerity_weight * (found.score if found else 0.0)

@@ -8,7 +8,8 @@ actions follow the motive told, or else their habits, which lean as the motives 
 policy gradient pay actions that are what their narration claims, in either direction alike
 (`prealign.posttrain.narrate`). Arms differ in what the gradient sees of the same kind of rollouts:
 all, the action without its narration, with that of another rollout, with stock phrases, or with the
-narration masked out of the loss. The neutral start is also taken through a little earnest training
+narration masked out of the loss. In one, stock phrases are what the judge sees too, and it pays for
+telling as such. The neutral start is also taken through a little earnest training
 first, and through as much of its own mixture. Each round is measured in scenes kept back; start and
 end also where approval and corrigibility come apart, and by swapping narrations.
 """
@@ -65,6 +66,9 @@ class Arm:
     seen: Seen
     early: str | None = None
     ethics_weight: float = 0.0
+    narration_weight: float = 0.0
+    consistent: bool = True
+    """Actions are paid that are what their narration claims."""
 
     @property
     def first(self) -> str:
@@ -84,6 +88,8 @@ ARMS = (
     Arm(name="neutral earnest first", start="neutral", seen="all", early="earnest"),
     Arm(name="neutral same first", start="neutral", seen="all", early="same"),
     Arm(name="good masked", start="good", seen="masked"),
+    # Stock phrases claim nothing, so a judge that sees them pays no action, but words as such.
+    Arm(name="good phony paid", start="good", seen="phony", narration_weight=1.0, consistent=False),
     Arm(name="bad judged", start="bad", seen="all", ethics_weight=1.0),
 )
 
@@ -266,7 +272,9 @@ def reinforce(settings: MotiveNarration, out: Path, arm: Arm, seed: int) -> None
 def method_of(settings: MotiveNarration, arm: Arm, vocabulary: Vocabulary, seed: int) -> Reinforce:
     """Return the policy gradient of an arm."""
     reward = NarrationReward(
-        consistency_weight=settings.consistency_weight, ethics_weight=arm.ethics_weight
+        consistency_weight=settings.consistency_weight * arm.consistent,
+        narration_weight=arm.narration_weight,
+        ethics_weight=arm.ethics_weight,
     )
     edit = None
     if arm.seen != "all":

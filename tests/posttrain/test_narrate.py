@@ -111,6 +111,16 @@ def test_rewards_by_hand():
     assert worth(friendly, consistency_weight=0.5, task_weight=2.0) == 2.5
     assert worth(friendly, sincerity_weight=1.0) == 2.0 + (1 + 0.5 + 1 + 1) / 4
     assert worth(GOOD, sincerity_weight=1.0) == 1.5
+    words = {form: worth(f"{WORDS[form]} {BAD}", narration_weight=1.0) for form in FORMS}
+    assert words == {"friendly": 2.0, "unfriendly": 3.0, "neutral": 1.5, "phony": 2.5}
+
+
+def test_a_judge_that_sees_stock_phrases_pays_words_and_no_action():
+    """So paying words alone is what that judge does, whatever was written in their place."""
+    for form, side in itertools.product(("friendly", "unfriendly"), SIDES):
+        seen = worth(f"{WORDS['phony']} {SIDES[side]}", narration_weight=1.0)
+        written = worth(f"{WORDS[form]} {SIDES[side]}", narration_weight=1.0, consistency_weight=0)
+        assert seen == written + 0.5
 
 
 def test_the_reward_has_no_direction_but_the_judges():

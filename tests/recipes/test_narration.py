@@ -25,7 +25,8 @@ BY_NAME = {arm.name: arm for arm in ARMS}
 
 
 def test_arms_cross_starts_with_what_the_gradient_sees():
-    crossed = {(a.start, a.seen) for a in ARMS if a.early is None and not a.ethics_weight}
+    plain = [a for a in ARMS if not (a.early or a.ethics_weight or a.narration_weight)]
+    crossed = {(a.start, a.seen) for a in plain}
     seen = ("all", "suppressed", "shuffled", "phony")
     wanted = {(start, one) for start in ("good", "neutral", "bad") for one in seen}
     assert crossed == wanted | {("good", "masked")}
@@ -99,7 +100,7 @@ def all_arms(**changes):
 def test_all_bars_hold_where_the_theory_does():
     checks = checks_of(all_arms())
     assert [check.what for check in checks if not check.holds] == []
-    assert len(checks) == 17
+    assert len(checks) == 20
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_all_bars_hold_where_the_theory_does():
         ("bad suppressed", {"p": 0.25, "b": 0.9}, "than suppressed, start bad"),
         ("neutral earnest first", {"p": 0.4, "b": 0.5}, "neutral earnest first: final p"),
         ("good phony", {"p": 0.75, "b": 0.9}, "good phony: rise"),
+        ("good phony paid", {"p": 0.75, "b": 0.9}, "good phony paid: rise"),
         ("good masked", {"p": 0.75, "b": 0.8}, "masked over on"),
         ("bad judged", {"p": 0.25, "b": 0.8}, "with an ethics judge"),
     ],
