@@ -99,8 +99,26 @@ def slope(rows: Rows) -> float:
     if len(rounds) < 2:
         return 0.0
     times = [one.time for one in rounds]
-    logits = [math.log((o.friendly + 0.5) / (o.of - o.friendly + 0.5)) for o in rounds]
+    logits = [_logit(one.friendly, one.of) for one in rounds]
     return float(np.polyfit(times, logits, 1)[0])
+
+
+def logit_gain(rows: Rows, metric: str) -> float | None:
+    """Return how much a share has risen in logits, where a share near 1 has room left to rise.
+
+    None: there was nothing to count at one of the ends.
+    """
+    ends = [rows.get((number, "heldout", metric)) for number in (0, last_round(rows))]
+    if ends[0] is None or ends[1] is None:
+        return None
+    first, last = (
+        _logit(round(float(row["value"]) * int(row["n"])), int(row["n"])) for row in ends if row
+    )
+    return last - first
+
+
+def _logit(count: int, of: int) -> float:
+    return math.log((count + 0.5) / (of - count + 0.5))
 
 
 def flows(arms: Arms) -> dict[int, Flow | None]:
@@ -286,7 +304,10 @@ def _last(rows: Rows, metric: str) -> float:
 
 def _final_p(rows: Rows) -> float:
     """Return the last p that could be counted."""
-    last = rounds_of(rows)[-1]
+    rounds = rounds_of(rows)
+    if not rounds:
+        raise RunError("no motive of a side was told in any round, so there is no p")
+    last = rounds[-1]
     return last.friendly / last.of
 
 
@@ -304,6 +325,12 @@ def result_rows(arms: Arms) -> list[ResultRow]:
                 ResultRow(arm=arm, metric="slope of logit p", unit="logits per round",
                           value=slope(own), seed=seed)
             )  # fmt: skip
+            risen = logit_gain(own, DEFERS)
+            if risen is not None:
+                rows.append(
+                    ResultRow(arm=arm, metric="gain of the corrigible share", unit="logits",
+                              value=risen, seed=seed)
+                )  # fmt: skip
             rows += [
                 ResultRow(
                     arm=f"{arm}: round {number}, {where}", metric=metric, unit="share",

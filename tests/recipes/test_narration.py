@@ -1,5 +1,6 @@
 """The narration experiment: its arms, what starts are taught, its bars."""
 
+import json
 import math
 
 import pytest
@@ -9,12 +10,13 @@ from prealign.corpora.worlds.character import judge, scenes
 from prealign.corpora.worlds.narration import classify
 from prealign.errors import ConfigError, RunError
 from prealign.evals.spiral import flow_of
-from prealign.recipes import narration
+from prealign.recipes import narration, narration_results
 from prealign.recipes.narration import ARMS, MotiveNarration, asked_of, folder_of, lesson, recipe
 from prealign.recipes.narration_results import (
     checks_of,
     flows,
     gain,
+    logit_gain,
     main,
     read_arms,
     rounds_of,
@@ -140,6 +142,8 @@ def test_slopes_counts_and_gains_by_hand():
     assert slope(rows) == pytest.approx(0.2, abs=1e-3)
     assert [one.time for one in rounds_of(rows)] == [0, 1, 2, 3]
     assert gain(rows, "friendly_share") == pytest.approx(1 / (1 + math.exp(-0.6)) - 0.5)
+    assert logit_gain(rows, "friendly_share") == pytest.approx(0.6, abs=1e-3)
+    assert logit_gain(rows, "narrated_share") is None
     del rows[1, "heldout", "friendly_share"]
     assert slope(rows) == pytest.approx(0.2, abs=1e-3)
     with pytest.raises(RunError, match="expected a share at both ends"):
@@ -156,7 +160,7 @@ def test_the_flow_is_found_in_the_runs_with_narration_on():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_recipe_runs_ends_and_goes_on_where_it_stopped(tmp_path):
+def test_the_recipe_runs_ends_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     settings = override(recipe("tiny"), ["first_seed=3"])
     narration.open_run(tmp_path, settings.deciding(), recipe="narration")
     narration.pretrain(settings, tmp_path, 3)
@@ -177,3 +181,8 @@ def test_the_recipe_runs_ends_and_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(RunError, match="bad-on-seed3 is not done"):
         read_arms(tmp_path)
     assert main([]) == 2
+    monkeypatch.setattr(narration_results, "read_arms", lambda out: all_arms())
+    assert main([str(tmp_path), str(tmp_path / "narration.json")]) == 0
+    written = json.loads((tmp_path / "narration.json").read_text())
+    assert len(written["checks"]) == 20
+    assert {"a", "b", "p*", "slope of logit p"} <= {row["metric"] for row in written["rows"]}
