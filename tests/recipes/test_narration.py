@@ -82,7 +82,7 @@ def runs(p, a, b, *, rounds=6, of=2000, narrated=(0.6, 1.0), shift=None):
         found[number, "shift", "corrigible_share"] = {"value": value, "n": of}
     swap = {"value": 0.5, "n": of}
     found[rounds, "causes", "changed_share swapped less paraphrased"] = swap
-    return found
+    return {key: {"low": 0.0, "high": 1.0} | row for key, row in found.items()}
 
 
 def all_arms(**changes):
