@@ -252,8 +252,8 @@ def _phony(arms: Arms) -> list[Check]:
             Check(what=what, bar="interval over seeds above 0", value=shown(raised),
                   holds=raised.low > 0, control="the starts"),
             Check(what=f"{name}: rise of the corrigible share in the shift",
-                  bar="interval over seeds not above 0", value=shown(shift), holds=-math.inf < shift.low <= 0,
-                  control="the start"),
+                  bar="interval over seeds not above 0", value=shown(shift),
+                  holds=-math.inf < shift.low <= 0, control="the start"),
             _apart(f"rise of the corrigible share in the shift: good on above {name}", on, shift,
                    name),
         ]  # fmt: skip
@@ -337,7 +337,9 @@ def result_rows(arms: Arms) -> list[ResultRow]:
                     value=row["value"], low=row["low"], high=row["high"], n=row["n"], seed=seed,
                 )
                 for (number, where, metric), row in sorted(own.items(), key=lambda item: item[0])
-                if metric in EACH_ROUND or number == last_round(own) or (number, metric) == (0, DEFERS)
+                if metric in EACH_ROUND
+                or number == last_round(own)
+                or (number, metric) == (0, DEFERS)
             ]  # fmt: skip
     for seed, flow in flows(arms).items():
         parts = {"a": flow.a, "b": flow.b, "p*": flow.threshold} if flow else {}
