@@ -5,7 +5,7 @@ step's first pass it is exactly 1, whatever context was sampled in. What the swa
 logged, and may be a weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,10 @@ from prealign.posttrain.scoring import (
     score_rows,
     text_tokens,
 )
+
+Edit = Callable[[Sequence[Rollout], int], Sequence[Rollout]]
+"""Returns what the gradient is to see in place of a step's rollouts, in order; a frozen
+dataclass, so that a run knows its settings."""
 
 
 @dataclass
@@ -69,8 +73,15 @@ class Reinforce:
     """Groups whose rewards are all equal stay in the normaliser and in the KL."""
     context_cap: float | None = None
     """Weigh completions by `losses.context_weight` with this cap; None: all by 1."""
+    edit: Edit | None = None
+    """Between judge and gradient; the judge and what is logged see what was written."""
 
     def __post_init__(self) -> None:
+        if self.edit is not None and self.beta:
+            raise ConfigError(
+                f"beta={self.beta} with an edit: the KL is estimated on the policy's own samples, "
+                "and edited ones are none; use beta=0"
+            )
         counts = {"tasks_per_step": 1, "group": 2, "updates": 1}
         for name, least in counts.items():
             if getattr(self, name) < least:
@@ -90,6 +101,7 @@ class Reinforce:
             "reward": to_json(self.reward),
             "stage": self.stage.identity(),
             **{name: getattr(self, name) for name in names},
+            **({"edit": to_json(self.edit)} if self.edit is not None else {}),
             **tasks_identity(self.tasks),
         }
 
@@ -101,10 +113,11 @@ class Reinforce:
         rollouts, no_room = judged(rollouts, self.reward, model)
         groups = [i // self.group for i in range(len(rollouts))]
         found = advantages([one.reward for one in rollouts], groups, scale=self.scale)
+        seen = rollouts if self.edit is None else self.edit(rollouts, step)
         rows = [
             PolicyRow(rollout, float(value))
             for rollout, value, fine, dead in zip(
-                rollouts, found.values, found.judged, found.dead, strict=True
+                seen, found.values, found.judged, found.dead, strict=True
             )
             if fine and (self.keep_dead or not dead)
         ]
