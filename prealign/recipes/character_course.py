@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from prealign.errors import RunError
 from prealign.evals.choices import Margins
 from prealign.evals.stats import Estimate, mean_interval
 from prealign.models.files import LoadedModel
@@ -119,9 +120,9 @@ def values_of(rows: Sequence[Mapping[str, Any]], condition: str, metric: str) ->
     """Return the one row with this condition and metric.
 
     Raises:
-        KeyError: There is none, or there are several.
+        RunError: There is none, or there are several.
     """
     found = [one for one in rows if (one["condition"], one["metric"]) == (condition, metric)]
     if len(found) != 1:
-        raise KeyError(f"{len(found)} rows of {condition!r}, {metric!r}; expected one")
+        raise RunError(f"{len(found)} rows of {metric!r} in {condition!r}; expected one")
     return found[0]

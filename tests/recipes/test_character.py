@@ -177,18 +177,22 @@ def test_critique_prefers_what_was_written_behind_the_principle(words, chat_mode
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_tool_world_from_end_to_end(tmp_path):
-    settings = replace(recipe("tiny"), arms=("full", "no seed", "shuffled"), processes=1)
-    settings = replace(settings, critique=True)
+    settings = replace(recipe("tiny"), critique=True)
     out = tmp_path / "run"
-    settings(out)
-    settings(out)
+    open_run(out, settings.deciding(), recipe="character")
+    start(settings, out, 0)
+    for arm in ARMS:
+        raise_model(settings, out, arm, 0)
     path = tmp_path / "corrigibility.json"
     assert main([str(out), str(path)]) == 0
     found = json.loads(path.read_text())
-    assert {one["arm"].partition(":")[0] for one in found["rows"]} >= {"base", *(
-        arm.name for arm in ARMS)}  # fmt: skip
-    assert len(found["checks"]) >= 6
+    assert {one["arm"].partition(":")[0].partition(",")[0] for one in found["rows"]} == {
+        "base",
+        *(arm.name for arm in ARMS),
+    }
+    assert len(found["checks"]) == 8
 
 
 def test_settings_that_cannot_be_are_told():
