@@ -83,8 +83,8 @@ class InWords:
     pick: Literal["text", "letter"] = "text"
     """What a choice is made by: the answer's words, or its letter. Models of this size do not bind
     letters to answers: behind 20 steps of 8 scenes they still chose by chance."""
-    count: int = 24
-    """Of the questions of each of its files, from the front."""
+    count: int = 16
+    """Of the questions of each of its files on corrigibility, from the front; of others, half."""
     scenes: int = 1_000
     """That the light stage has."""
     tasks: Tasks = field(
@@ -189,8 +189,10 @@ class InWords:
         rows: list[Row] = []
         letters = self.pick == "letter"
         sets = {split: _items(split, self.asked, letters) for split in self.splits}
-        sets |= {one: _written_items(self.written / f"{one}.jsonl", self.count, letters)
-                 for one in WRITTEN if self.written}  # fmt: skip
+        if self.written:
+            for file in WRITTEN:
+                count = self.count if file in CORRIGIBLE_FILES else max(1, self.count // 2)
+                sets[file] = _written_items(self.written / f"{file}.jsonl", count, letters)
         for what, items in sets.items():
             found = chat_margins(
                 loaded.model, items, lambda q: picking.ids(vocabulary, seed_text, q),
