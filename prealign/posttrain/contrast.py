@@ -59,6 +59,9 @@ class Contrast:
     def __call__(self, model: PreTrainedModel, tasks: Sequence[Task]) -> Contrasted:
         """Return pairs for tasks, each by a principle of its own; a function of the arguments.
 
+        Both answers are written with the same random numbers, so that nothing but the text in front
+        sets them apart; where it sets nothing apart there is no pair.
+
         Raises:
             DataError: There are no tasks, or no task has two answers that differ.
         """

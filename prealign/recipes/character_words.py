@@ -25,10 +25,11 @@ from prealign.posttrain.budget import Budget
 from prealign.posttrain.constitution import Constitution, load_constitution
 from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Stage, Task
+from prealign.posttrain.score import Row as TextRow
 from prealign.posttrain.seeds import Kind, SeedBank, load_bank
 from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Touch
-from prealign.posttrain.update import Anchor, anchor_rows
+from prealign.posttrain.update import Anchor
 from prealign.recipes.character_course import (
     LOSS,
     RIGHT,
@@ -147,8 +148,7 @@ class InWords:
         answers = {one.name: self._answer(one, arm) for one in made}
         stage = self._stage(loaded, arm.light, self._opening, 16)
         method = Supervise(stage=stage, tasks=tasks, answers=answers, tasks_per_step=self.rows)
-        plain = _documents("anchor", ANCHORS)
-        rows = anchor_rows(loaded.vocabulary, plain, max_tokens=TEXT_TOKENS, tagged=False)
+        rows = _plain_rows(loaded.vocabulary, ANCHORS)
         touch = Touch(budget=Budget(anchor_kl=self.anchor_kl), anchor=Anchor(rows=rows))
         return Plan(method, self.light_steps, self.light_lr, touch)
 
@@ -176,8 +176,7 @@ class InWords:
             kind: Kind = "trained" if name == "seed" else "none"
             right = self._right(loaded, kind)
             rows.append(row(f"{condition}, tasks, {name}", RIGHT, share(right)))
-        plain = _documents("held out", HELD_OUT)
-        texts = anchor_rows(loaded.vocabulary, plain, max_tokens=TEXT_TOKENS, tagged=False)
+        texts = _plain_rows(loaded.vocabulary, HELD_OUT)
         loss = mean_loss(loaded, texts, bf16=self.bf16)
         return [*rows, row(f"{condition}, text, none", LOSS, loss, "nats per token")]
 
@@ -297,8 +296,10 @@ def _asked(name: str, text: str, **record: int) -> Task:
     return Task(Document(name, text, (Span(0, len(text)),)), record)
 
 
-def _documents(name: str, texts: Sequence[str]) -> list[Document]:
-    return [Document(f"{name} {i}", one, (Span(0, len(one)),)) for i, one in enumerate(texts)]
+def _plain_rows(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[TextRow, ...]:
+    """Return texts behind their own first token: the end of text is new to such a model."""
+    all_ids = [ids[:TEXT_TOKENS] for ids in vocabulary.encode_texts(texts)]
+    return tuple(TextRow(tuple(ids[:1]), tuple(ids[1:])) for ids in all_ids)
 
 
 def _split(name: str) -> Split:
