@@ -90,19 +90,22 @@ class InWords:
     """That the light stage has."""
     tasks: Tasks = field(
         default_factory=lambda: Tasks(
-            seed=77, kinds=("add", "sub", "last", "count"), key_share=0, glance_share=0
+            seed=77, kinds=("add", "sub", "count"), key_share=0, glance_share=0
         )
     )
     num_tasks: int = 1_000
-    light_steps: int = 60
-    light_lr: float = 3e-5
+    light_steps: int = 40
+    light_lr: float = 5e-5
     rows: int = 8
     """Scenes in a step of the light stage."""
     anchor_kl: float | None = 0.2
     """Nats per token on plain text without a seed, beyond which the light stage ends."""
     amplify_steps: int = 20
-    amplify_lr: float = 1e-5
-    group: int = 4
+    amplify_lr: float = 2e-5
+    exercises: int = 3
+    """In a step of amplification."""
+    group: int = 6
+    """Answers to each: enough that in most groups one is right and one is wrong."""
     beta: float = 0.0
     contrasted: int = 32
     """Questions that critique writes pairs for."""
@@ -162,7 +165,7 @@ class InWords:
         """Return the policy gradient on exercises."""
         method = Reinforce(
             stage=self._stage(loaded, arm.amplify, SAY, 8), tasks=_exercises(self.tasks,
-            self.num_tasks), reward=Right(self.tasks), tasks_per_step=self.group,
+            self.num_tasks), reward=Right(self.tasks), tasks_per_step=self.exercises,
             group=self.group, beta=self.beta,
         )  # fmt: skip
         return Plan(method, self.amplify_steps, self.amplify_lr, Touch())
