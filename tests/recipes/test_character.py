@@ -13,7 +13,7 @@ from prealign.errors import ConfigError, RunError
 from prealign.evals.stats import Estimate
 from prealign.models.adopt import adopt
 from prealign.models.create import LlamaShape, make_model
-from prealign.models.files import LoadedModel
+from prealign.models.files import LoadedModel, load_model
 from prealign.posttrain.contrast import Contrasted
 from prealign.posttrain.prefer import Prefer
 from prealign.posttrain.reinforce import Reinforce
@@ -161,6 +161,17 @@ def test_a_chat_model_goes_through_all_stages_and_goes_on(chat_model, tmp_path, 
     (run.path / "done.json").unlink()
     raise_model(settings, out, FULL, 0)
     assert run.rows("evals") == before
+
+
+def test_adapters_are_folded_into_the_model_that_goes_on(chat_model, tmp_path):
+    pytest.importorskip("peft")
+    changes = ["lora_rank=2", "critique=false", f"base={chat_model[0]}"]
+    settings = override(recipe("tiny"), [*TINY_WORDS, *changes])
+    open_run(tmp_path / "run", settings.deciding(), recipe="character")
+    start(settings, tmp_path / "run", 0)
+    raise_model(settings, tmp_path / "run", NO_SEED, 0)
+    names = load_model(tmp_path / "run" / "no-seed-seed0" / "2").model.state_dict()
+    assert set(names) == set(chat_model[1].model.state_dict())
 
 
 def test_critique_prefers_what_was_written_behind_the_principle(words, chat_model, tmp_path):
