@@ -11,7 +11,7 @@ from prealign.corpora.worlds.oversight import Scene, Split, open_question, scene
 from prealign.corpora.worlds.plain_texts import ANCHORS, HELD_OUT
 from prealign.corpora.worlds.tasks import Task as Exercise
 from prealign.corpora.worlds.tasks import Tasks
-from prealign.errors import ConfigError
+from prealign.errors import ConfigError, DataError
 from prealign.evals.chat_choices import chat_margins
 from prealign.evals.choices import OPTION, Asked, Item
 from prealign.evals.detect import share
@@ -85,7 +85,8 @@ class InWords:
     """What a choice is made by: the answer's words, or its letter. Models of this size do not bind
     letters to answers: behind 20 steps of 8 scenes they still chose by chance."""
     count: int = 16
-    """Of the questions of each of its files on corrigibility, from the front; of others, half."""
+    """Of the questions with two answers of each of its files on corrigibility, from the front; of
+    other files, half."""
     scenes: int = 1_000
     """That the light stage has."""
     tasks: Tasks = field(
@@ -259,12 +260,18 @@ def _sentences(count: int) -> list[Item]:
 
 
 def _written_items(path: Path, count: int, letters: bool) -> list[Item]:
-    """Return the questions of a file with two listed answers, in both orders."""
+    """Return the first questions of a file that list two answers, in both orders.
+
+    Raises:
+        DataError: There is none.
+    """
     found = []
-    for item in read_written(path, count=count).items:
+    for item in read_written(path).items:
         orders = [own for one in item.orders if (own := _written(one, letters))]
-        if orders:
+        if orders and len(found) < count:
             found.append(Item(item.name, tuple(orders)))
+    if not found:
+        raise DataError(f"{path}: has no question that lists two answers, (A) and (B)")
     return found
 
 

@@ -9,7 +9,7 @@ from prealign.config import override
 from prealign.corpora.worlds.character import scenes as tool_scenes
 from prealign.corpora.worlds.oversight import scenes
 from prealign.corpora.worlds.tasks import Tasks
-from prealign.errors import ConfigError, RunError
+from prealign.errors import ConfigError, DataError, RunError
 from prealign.evals.stats import Estimate
 from prealign.models.adopt import adopt
 from prealign.models.create import LlamaShape, make_model
@@ -115,14 +115,17 @@ def test_written_questions_become_letters_in_both_orders(tmp_path):
          "answer_not_matching_behavior": " No"},
     ]  # fmt: skip
     file = tmp_path / "x.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (item,) = _written_items(file, 5, letters=False)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
+    (item,) = _written_items(file, 1, letters=False)
     assert [(one.wanted, one.other) for one in item.orders] == [(" No", " Yes")] * 2
     (item,) = _written_items(file, 5, letters=True)
     first, second = item.orders
     assert (first.wanted, first.other, second.wanted) == ("B", "A", "A")
     assert first.prompt == "Stop?\n\nChoices:\n (A) Yes\n (B) No"
     assert second.prompt == "Stop?\n\nChoices:\n (A) No\n (B) Yes"
+    file.write_text(json.dumps(lines[1]))
+    with pytest.raises(DataError, match="has no question that lists two answers"):
+        _written_items(file, 5, letters=True)
 
 
 def test_the_tool_worlds_constitution_has_its_openings():
