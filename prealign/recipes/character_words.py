@@ -265,7 +265,7 @@ def _written_items(path: Path, count: int, letters: bool) -> list[Item]:
     Raises:
         DataError: There is none.
     """
-    found = []
+    found: list[Item] = []
     for item in read_written(path).items:
         orders = [own for one in item.orders if (own := _written(one, letters))]
         if orders and len(found) < count:
