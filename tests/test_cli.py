@@ -35,7 +35,8 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "recipes")
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
-        "first_steps", "labels", "narration", "pep8", "phf", "redteam", "retention", "two_modes",
+        "character", "first_steps", "labels", "narration", "pep8", "phf", "redteam", "retention",
+        "two_modes",
         "two_modes_real",
     }  # fmt: skip
 

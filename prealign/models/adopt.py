@@ -74,6 +74,23 @@ def adopt(
     return LoadedModel(model.eval(), vocabulary)
 
 
+def own_tokenizer(where: str) -> Any:
+    """Return a model's tokenizer as it comes, with its special tokens and its chat template.
+
+    Raises:
+        MissingDependency: `smollm2` is asked for, and its package is not there.
+        DataError: There is no such tokenizer.
+    """
+    packaged = where == SMOLLM2
+    name = str(packaged_folder()) if packaged else where
+    options: dict[str, Any] = {"gguf_file": FILE, "local_files_only": True} if packaged else {}
+    try:
+        with no_progress_bar():
+            return AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: its tokenizer cannot be loaded ({error})") from error
+
+
 def smollm2(*, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Return the packaged model and its own tokenizer, which has a chat template.
 

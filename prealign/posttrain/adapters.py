@@ -82,7 +82,7 @@ class Weights:
             self._adapted = _with_adapters(model, lora)
         start = [parameter for name, parameter in model.named_parameters() if "lora_" not in name]
         self._start_norm = _norm(start)
-        self.fingerprint = _fingerprint(start)
+        self.fingerprint = fingerprint_of(start)
         """16 hex digits of the weights before training: those of the reference."""
 
     @property
@@ -163,7 +163,7 @@ def _with_adapters(model: PreTrainedModel, lora: Lora) -> Any:
             raise ConfigError(f"lora.targets={lora.targets}: {error}") from error
 
 
-def _fingerprint(tensors: Sequence[Tensor]) -> str:
+def fingerprint_of(tensors: Sequence[Tensor]) -> str:
     """Return 16 hex digits of the first numbers of each tensor: training changes them all."""
     digest = hashlib.blake2b(digest_size=8)
     for tensor in tensors:

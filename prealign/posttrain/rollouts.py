@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from prealign.config import fingerprint, to_json
@@ -15,7 +16,8 @@ from prealign.errors import ConfigError, DataError
 from prealign.guard.gate import Guard
 from prealign.guard.policy import Policy
 from prealign.guard.table import Table, table_of
-from prealign.models.sample import Sampling, sample
+from prealign.models.chat import Chat
+from prealign.models.sample import Sampled, Sampling, sample
 from prealign.posttrain.contexts import ROLES, Contexts, Role
 from prealign.posttrain.score import Row
 from prealign.posttrain.seeds import Seed, SeedBank, load_bank, with_seed
@@ -69,7 +71,7 @@ class Rollout:
     """With the end of text, if the model has ended it."""
     text: str = ""
     spans: tuple[Span, ...] = ()
-    stopped: Literal["end", "budget", "room", "line", "given"] = "given"
+    stopped: Literal["end", "budget", "room", "line", "cut", "given"] = "given"
     reward: float | None = None
     seeds: Mapping[Role, str] = field(default_factory=dict)
     """Ids of the seeds."""
@@ -107,11 +109,21 @@ class Stage:
     """A completion ends behind its first newline, where the model ends no text itself."""
     tagged: bool = True
     """Tasks are read with their tags, and the policy's start is opened; False: bare text."""
+    chat: Chat | None = None
+    """How a chat model from elsewhere is asked: seed and task stand where its template has them,
+    and a completion ends with its turn. None: they follow each other as text."""
+    bf16: bool = False
+    """Multiply in it while writing."""
 
     def __post_init__(self) -> None:
         self.contexts.check(self.bank)
         if self.seed_mode is not None:
             self.vocabulary.scheme.mode(self.seed_mode)
+        if self.chat is not None and (self.tagged or self.seed_mode is not None):
+            raise ConfigError(
+                f"tagged={self.tagged}, seed_mode={self.seed_mode}: a chat template has no tags; "
+                "use tagged=False and no seed_mode with it"
+            )
 
     @cached_property
     def table(self) -> Table:
@@ -129,6 +141,8 @@ class Stage:
             "seed_mode": self.seed_mode,
             "tagged": self.tagged,
             "one_line": self.one_line,
+            "chat": self.chat.fingerprint if self.chat else None,
+            "bf16": self.bf16,
         }
 
     def prompts(self, task: Task, step: int) -> Prompts:
@@ -141,7 +155,7 @@ class Stage:
         known: dict[str, tuple[int, ...]] = {}
         for seed in seeds.values():
             if seed.id not in known:
-                known[seed.id] = self._ids(self._seeded(task, seed))
+                known[seed.id] = self._prompt(task, seed)
         ids = {role: known[seeds[role].id] for role in ROLES}
         return Prompts(ids, {role: seeds[role].id for role in ROLES})
 
@@ -162,12 +176,12 @@ class Stage:
                     )
 
     def given(self, task: Task, text: str, step: int) -> Rollout:
-        """Return a text that is given as a completion, with an end of text behind it.
+        """Return a text that is given as a completion, with an end of text or turn behind it.
 
         Text that spells a tag stays text; the policy's closing tags are not written.
         """
         prompts = self.prompts(task, step)
-        ids = (*self.vocabulary.encode_text(text), self.vocabulary.end_id)
+        ids = (*self.vocabulary.encode_text(text), self._end_id)
         state = self.table.scan(prompts.ids["gradient"])
         mode = (self.table.path(state) or (None,))[-1]
         spans = (Span(0, len(text), mode),)
@@ -188,25 +202,19 @@ class Stage:
         self.check_room(prompts, int(model.config.max_position_embeddings))
         pairs = [(t, p) for t, p in zip(tasks, prompts, strict=True) for _ in range(count)]
         seeds = [number_of(seed, step, task.id, i % count) for i, (task, _) in enumerate(pairs)]
-        written = sample(
-            model,
-            [p.ids["sample"] for _, p in pairs],
-            self.sampling,
-            seeds=seeds,
-            vocabulary=self.vocabulary,
-            guard=Guard(self.table, pressure=False),
-        )
-        rollouts = []
-        for (task, prompt), one in zip(pairs, written, strict=True):
-            written_ids = self._line(one.ids)
-            text, spans = self.read(one.prompt_ids, written_ids)
-            whole = len(written_ids) == len(one.ids)
-            ids = (*written_ids, self.vocabulary.end_id) if one.finished and whole else written_ids
-            stopped = one.stopped if whole else "line"
-            rollouts.append(
-                Rollout(task, prompt.ids, ids, text, spans, stopped, seeds=prompt.seeds)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            written = sample(
+                model,
+                [p.ids["sample"] for _, p in pairs],
+                self.sampling,
+                seeds=seeds,
+                vocabulary=self.vocabulary,
+                guard=Guard(self.table, pressure=False),
             )
-        return rollouts
+        return [
+            self._rollout(task, prompt, one)
+            for (task, prompt), one in zip(pairs, written, strict=True)
+        ]
 
     def read(
         self, prompt: Sequence[int], completion: Sequence[int]
@@ -228,13 +236,35 @@ class Stage:
             state = self.table.scan([token], state)
         return text, tuple(spans)
 
+    @property
+    def _end_id(self) -> int:
+        """What ends a completion."""
+        own = self.chat.end if self.chat else None
+        return self.vocabulary.end_id if own is None else own
+
+    def _rollout(self, task: Task, prompt: Prompts, one: Sampled) -> Rollout:
+        """Return what counts of a sample: its turn, and with `one_line` its first line."""
+        ids, ended = self.chat.cut(one.ids) if self.chat else (one.ids, None)
+        written = self._line(ids)
+        stopped: Any = ended or one.stopped
+        if len(written) < len(ids):
+            stopped = "line"
+        text, spans = self.read(one.prompt_ids, written)
+        own = self._end_id if ended else self.vocabulary.end_id
+        whole = (*written, own) if stopped == "end" else written
+        return Rollout(task, prompt.ids, whole, text, spans, stopped, seeds=prompt.seeds)
+
     def _line(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Return what counts of the ids that were written: with `one_line`, the first line."""
         ends = [at for at, token in enumerate(ids) if token in self.vocabulary.newline_ids]
         return ids[: ends[0] + 1] if self.one_line and ends else ids
 
-    def _seeded(self, task: Task, seed: Seed) -> Document:
-        return with_seed(task.document, seed, self.seed_mode, between=self.bank.between)
+    def _prompt(self, task: Task, seed: Seed) -> tuple[int, ...]:
+        """Return the ids of a task behind a seed."""
+        if self.chat is not None:
+            return self.chat.ids(self.vocabulary, seed.text, task.document.text)
+        between = self.bank.between
+        return self._ids(with_seed(task.document, seed, self.seed_mode, between=between))
 
     def _ids(self, document: Document) -> tuple[int, ...]:
         """Return the ids of a prompt; what the policy starts in stays open, or is opened."""
