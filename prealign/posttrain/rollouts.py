@@ -81,6 +81,29 @@ class Rollout:
         return Row(self.prompts[role], self.completion)
 
 
+class Writer(Protocol):
+    """Writes in the place of `sample`, whose arguments and result it has."""
+
+    @property
+    def name(self) -> str:
+        """For a run's identity."""
+
+    @property
+    def table(self) -> Table:
+        """What it may write, under the first policy."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        settings: Sampling,
+        *,
+        seeds: Sequence[int],
+        vocabulary: Vocabulary,
+    ) -> list[Sampled]:
+        """Return one sample per prompt, in order, with the model's weights as they are now."""
+
+
 class Prompts(NamedTuple):
     """A task in its three contexts."""
 
@@ -114,11 +137,22 @@ class Stage:
     and a completion ends with its turn. None: they follow each other as text."""
     bf16: bool = False
     """Multiply in it while writing."""
+    writer: Writer | None = None
+    """Such as `prealign.posttrain.vllm_writer.open_vllm` gives; None: our own sampler."""
 
     def __post_init__(self) -> None:
         self.contexts.check(self.bank)
         if self.seed_mode is not None:
             self.vocabulary.scheme.mode(self.seed_mode)
+        if self.writer is not None:
+            theirs = self.writer.table.policies[0]
+            if (theirs.fingerprint, self.writer.table.ids) != (
+                self.policy.fingerprint, self.table.ids
+            ):  # fmt: skip
+                raise ConfigError(
+                    f"writer {self.writer.name!r} is under another policy ({theirs.name}) or "
+                    f"vocabulary than the stage ({self.policy.name}); open it with the stage's"
+                )
         if self.chat is not None and (self.tagged or self.seed_mode is not None):
             raise ConfigError(
                 f"tagged={self.tagged}, seed_mode={self.seed_mode}: a chat template has no tags; "
@@ -143,6 +177,7 @@ class Stage:
             "one_line": self.one_line,
             "chat": self.chat.fingerprint if self.chat else None,
             "bf16": self.bf16,
+            **({"writer": self.writer.name} if self.writer else {}),
         }
 
     def prompts(self, task: Task, step: int) -> Prompts:
@@ -202,15 +237,7 @@ class Stage:
         self.check_room(prompts, int(model.config.max_position_embeddings))
         pairs = [(t, p) for t, p in zip(tasks, prompts, strict=True) for _ in range(count)]
         seeds = [number_of(seed, step, task.id, i % count) for i, (task, _) in enumerate(pairs)]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
-            written = sample(
-                model,
-                [p.ids["sample"] for _, p in pairs],
-                self.sampling,
-                seeds=seeds,
-                vocabulary=self.vocabulary,
-                guard=Guard(self.table, pressure=False),
-            )
+        written = self._sample(model, [p.ids["sample"] for _, p in pairs], seeds)
         return [
             self._rollout(task, prompt, one)
             for (task, prompt), one in zip(pairs, written, strict=True)
@@ -235,6 +262,19 @@ class Stage:
                 run = []
             state = self.table.scan([token], state)
         return text, tuple(spans)
+
+    def _sample(
+        self, model: PreTrainedModel, prompts: list[tuple[int, ...]], seeds: list[int]
+    ) -> list[Sampled]:
+        if self.writer is not None:
+            return self.writer(
+                model, prompts, self.sampling, seeds=seeds, vocabulary=self.vocabulary
+            )
+        guard = Guard(self.table, pressure=False)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.bf16):
+            return sample(
+                model, prompts, self.sampling, seeds=seeds, vocabulary=self.vocabulary, guard=guard
+            )
 
     @property
     def _end_id(self) -> int:

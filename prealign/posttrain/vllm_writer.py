@@ -29,7 +29,7 @@ from prealign.guard.vllm_settings import (
     policies_from,
 )
 from prealign.models.files import save_model
-from prealign.models.sample import Guarding, Ids, Sampled, Sampling
+from prealign.models.sample import Ids, Sampled, Sampling
 from prealign.tokens.vocabulary import Vocabulary
 
 try:
@@ -57,7 +57,7 @@ class Engine(Protocol):
 
 
 class VllmSampler:
-    """What `open_vllm` returns; call it as `prealign.models.sample.sample`.
+    """What `open_vllm` returns: a `prealign.posttrain.rollouts.Writer`.
 
     Args:
         engine: Guarded by the table's first policy.
@@ -85,7 +85,6 @@ class VllmSampler:
         *,
         seeds: Sequence[int],
         vocabulary: Ids,
-        guard: Guarding | None = None,
     ) -> list[Sampled]:
         """Return one sample per prompt, in order, written with the model's weights.
 
@@ -95,7 +94,6 @@ class VllmSampler:
             settings: How ids are chosen and when a sample stops; no least number of text tokens.
             seeds: One per prompt.
             vocabulary: Tells text, end of text and tags apart.
-            guard: Is not asked: the engine's own has the same table, see `Stage`.
 
         Raises:
             ConfigError: The settings are none that vLLM has, or the model has adapters.

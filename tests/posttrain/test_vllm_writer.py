@@ -12,7 +12,9 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import load_model
 from prealign.models.sample import Sampling
 from prealign.posttrain import vllm_writer
+from prealign.posttrain.rollouts import Stage, Task
 from prealign.posttrain.vllm_writer import VllmSampler, open_vllm
+from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
@@ -148,3 +150,20 @@ def test_without_vllm_it_says_what_to_install(model, vocabulary, tmp_path, monke
     monkeypatch.setattr(vllm_writer, "LLM", None)
     with pytest.raises(MissingDependency, match="pip install vllm"):
         open_vllm(model, vocabulary, tmp_path / "m")
+
+
+def test_a_stage_has_its_rollouts_written_by_it_under_its_own_policy(model, vocabulary):
+    engine = Engine([7, 8, vocabulary.end_id])
+    write = writer(engine, vocabulary)
+    task = Task(Document("a", "to be", (Span(0, 5),)))
+    fields = {"vocabulary": vocabulary, "sampling": SETTINGS, "tagged": False}
+    stage = Stage(policy=stay(TWO_MODES), writer=write, **fields)
+    rollouts = stage.write(model, [task], 0, count=2, seed=1)
+    assert [one.completion for one in rollouts] == [(7, 8, vocabulary.end_id)] * 2
+    assert rollouts[0].text == vocabulary.decode_text([7, 8])
+    seeds = [fields["seed"] for _, fields in engine.asked[0]]
+    assert len(set(seeds)) == 2
+    assert stage.identity()["writer"] == "vllm: stay"
+    assert "writer" not in Stage(policy=stay(TWO_MODES), **fields).identity()
+    with pytest.raises(ConfigError, match="under another policy"):
+        Stage(policy=lock(TWO_MODES, "ai"), writer=write, **fields)
