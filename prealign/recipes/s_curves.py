@@ -9,7 +9,7 @@ the loss; each has as many seeds. Writes `s_curves.json`, in the form of all res
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +39,11 @@ class SCurves:
 
     seeds: int = 24
     first_seed: int = 400
-    squares: Learning = Learning()
-    cross_entropy: Learning = Learning(
-        size=20, lr=0.05, steps=60_000, every=20, loss="cross-entropy"
+    squares: Learning = field(default_factory=Learning)
+    cross_entropy: Learning = field(
+        default_factory=lambda: Learning(
+            size=20, lr=0.05, steps=60_000, every=20, loss="cross-entropy"
+        )
     )
     adam_lr: float = 1e-2
 
@@ -159,8 +161,9 @@ def figure(found: dict[str, Curves]) -> str:
     }
     parts = []
     for title, names in groups.items():
+        end = max(_end(found[name]) for name in names)
         series = [
-            one for slot, name in enumerate(names) for one in _series(found[name], name, slot)
+            one for slot, name in enumerate(names) for one in _series(found[name], name, slot, end)
         ]
         plot = curve_plot(series, x="step", y="loss, as a share of its first", title=title)
         parts.append(f"<h2>{title}</h2>\n{plot}")
@@ -171,14 +174,18 @@ def figure(found: dict[str, Curves]) -> str:
     )
 
 
-def _series(
-    curves: Curves, name: str, slot: int, *, runs: int = 3, points: int = 200
-) -> list[Series]:
-    stride = max(1, curves.loss_ST.shape[1] // points)
+def _end(curves: Curves) -> int:
+    """Return where the figure ends: behind all that falls."""
+    high_T = (curves.loss_ST[:SHOWN] > 1e-3 * curves.loss_ST[:SHOWN, :1]).any(axis=0)
+    return int(min(high_T.sum() * 1.2, len(high_T)))
+
+
+def _series(curves: Curves, name: str, slot: int, end: int) -> list[Series]:
+    stride = max(1, end // POINTS)
     return [
         Series(name, f"run {number}", slot, [
             Point(float(i * curves.every), float(loss_T[i] / loss_T[0]))
-            for i in range(0, len(loss_T), stride)
+            for i in range(0, min(end, len(loss_T)), stride)
         ])
         for number, loss_T in enumerate(curves.loss_ST[:SHOWN])
     ]  # fmt: skip
