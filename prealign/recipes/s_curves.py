@@ -177,7 +177,7 @@ def figure(found: dict[str, Curves]) -> str:
 def _end(curves: Curves) -> int:
     """Return where the figure ends: behind all that falls."""
     high_T = (curves.loss_ST[:SHOWN] > 1e-3 * curves.loss_ST[:SHOWN, :1]).any(axis=0)
-    return int(min(high_T.sum() * 1.2, len(high_T)))
+    return int(min(high_T.sum() * 1.2, curves.loss_ST.shape[1]))
 
 
 def _series(curves: Curves, name: str, slot: int, end: int) -> list[Series]:
