@@ -1,6 +1,8 @@
 """The course of character training: what is taught in which arm, and a run from end to end."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -259,3 +261,11 @@ def test_an_arm_that_is_not_done_is_told(tmp_path):
     (tmp_path / "run" / "base-seed0").mkdir()
     with pytest.raises(RunError, match="base-seed0 is not done"):
         read_arms(tmp_path / "run")
+
+
+def test_a_run_that_is_not_there_is_told_in_a_line(tmp_path):
+    command = [sys.executable, "-m", "prealign.recipes.character_results", str(tmp_path), "x.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "expected the same seeds" in done.stderr
