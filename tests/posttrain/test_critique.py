@@ -127,6 +127,17 @@ def test_rows_of_another_run_are_refused(tmp_path, what):
         critique(model, run)
 
 
+def test_rows_of_a_task_that_has_another_text_now_are_refused(tmp_path):
+    critique = Critique(stage=told(), tasks=TASKS, constitution=SMALL)
+    run, model = folder_at(tmp_path), a_model()
+    rows = critique(model, run)
+    assert replace(critique, tasks=TASKS[1:])(model, run) == rows[1:]
+    document = replace(TASKS[0].document, text="A")
+    changed = (replace(TASKS[0], document=document), *TASKS[1:])
+    with pytest.raises(RunError, match="task 'a' had another text"):
+        replace(critique, tasks=changed)(model, run)
+
+
 def test_a_model_that_does_not_revise_is_told(tmp_path):
     rows = Critique(stage=told(), tasks=TASKS[1:2], constitution=SMALL)(
         a_model(), folder_at(tmp_path)
