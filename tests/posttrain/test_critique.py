@@ -171,6 +171,20 @@ def test_chosen_answers_are_written_behind_the_principle_rejected_behind_its_opp
         Contrast(stage=stage, constitution=SMALL)(a_model(), TASKS[:1])
 
 
+def test_principles_stand_in_front_of_tasks_as_the_banks_seeds_do():
+    prompts = []
+
+    class Read(Told):
+        def write(self, model, tasks, step, *, count, seed):
+            prompts.extend(self.prompts(task, step).ids["sample"] for task in tasks)
+            return super().write(model, tasks, step, count=count, seed=seed)
+
+    fields = {k: v for k, v in vars(told()).items() if k in Told.__dataclass_fields__}
+    own = fields | {"bank": replace(BANK, between="|"), "tagged": False, "seed_mode": None}
+    Contrast(stage=Read(**own), constitution=SMALL)(a_model(), TASKS[:1])
+    assert [VOCABULARY.decode_text(ids[1:]) for ids in prompts] == ["is kind|a", "is rude|a"]
+
+
 class Liker(nn.Module):
     """Says A or B: a liking for a place, and one for the answer that has an x in it."""
 
