@@ -294,6 +294,14 @@ def test_a_run_that_is_done_does_nothing_more(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_killed_behind_its_recipes_rows_goes_on(tmp_path):
+    once, _ = trained(tmp_path)
+    RunFolder(tmp_path).rewrite("evals", [{"metric": "a recipe's, without a step"}])
+    again, _ = trained(tmp_path)
+    assert_same_weights(once, again)
+    assert RunFolder(tmp_path).rows("evals") == []
+
+
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     trained(tmp_path, stop=2)
     with pytest.raises(TrainError, match=r"train\.lr=0\.01, now it is 0\.02"):
