@@ -52,7 +52,7 @@ class Settings:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: expected 1 or more")
         usual = TrainSettings()
-        fixed = ("parallel", "document_mask", "tensorboard")
+        fixed = ("parallel", "document_mask", "tensorboard", "new_rows", "new_rows_rate")
         for name in fixed:
             if getattr(self.train, name) != getattr(usual, name):
                 raise ConfigError(

@@ -283,6 +283,9 @@ def test_wrong_settings_are_named(tmp_path):
         Settings(steps=1, train=TrainSettings(parallel="ddp"))
     with pytest.raises(ConfigError, match=r"train\.compile=on"):
         Settings(steps=1, train=TrainSettings(compile="on"))
+    for change in ({"new_rows": 4}, {"new_rows_rate": 30.0}):  # nothing here would heed them
+        with pytest.raises(ConfigError, match=rf"train\.{next(iter(change))}="):
+            Settings(steps=1, train=TrainSettings(**change))
     with pytest.raises(ConfigError, match="group=1"):
         a_method(group=1)
     with pytest.raises(ConfigError, match="keep=9, count=8"):
