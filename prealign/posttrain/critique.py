@@ -144,7 +144,7 @@ def answers_of(tasks: Sequence[Task], rows: Sequence[Revised]) -> Answers:
     if not changed:
         raise DataError(
             f"{len(rows)} rows, and no revision that differs from its draft: the model does not "
-            "revise; use contrast.contrastive_pairs, which needs no critique"
+            "revise; use contrast.Contrast, which needs no critique"
         )
     kept = tuple(task for task in tasks if task.id in changed)
     return Answers(kept, changed, len(tasks) - len(kept))

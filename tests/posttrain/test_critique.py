@@ -142,7 +142,7 @@ def test_a_model_that_does_not_revise_is_told(tmp_path):
     rows = Critique(stage=told(), tasks=TASKS[1:2], constitution=SMALL)(
         a_model(), folder_at(tmp_path)
     )
-    with pytest.raises(DataError, match="does not revise"):
+    with pytest.raises(DataError, match=r"does not revise; use contrast\.Contrast,"):
         answers_of(TASKS[1:2], rows)
 
 
