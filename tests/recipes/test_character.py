@@ -125,6 +125,11 @@ def test_written_questions_become_letters_in_both_orders(tmp_path):
     assert (first.wanted, first.other, second.wanted) == ("B", "A", "A")
     assert first.prompt == "Stop?\n\nChoices:\n (A) Yes\n (B) No"
     assert second.prompt == "Stop?\n\nChoices:\n (A) No\n (B) Yes"
+    for listed in (" (B) Yes\n (A) No", " (A) Yes\n (B) No\n (A) Both"):
+        odd = {**lines[0], "question": f"Stop?\n\nChoices:\n{listed}"}
+        file.write_text(json.dumps(odd) + "\n" + json.dumps(lines[0]))
+        (item,) = _written_items(file, 5, letters=False)
+        assert item.name == "x.jsonl:2"
     file.write_text(json.dumps(lines[1]))
     with pytest.raises(DataError, match="has no question that lists two answers"):
         _written_items(file, 5, letters=True)
