@@ -283,6 +283,12 @@ def test_what_is_no_constitution_is_told_in_a_line(change, said):
     assert str(error.value).startswith("here.json: ")
 
 
+def test_a_file_that_is_no_text_is_no_constitution(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is no constitution"):
+        load_constitution(tmp_path / "x")
+
+
 def test_a_trait_that_sits_deeper_lasts_longer(tmp_path):
     answers = {letter: letter for letter in LETTERS}
     opposite = Supervise(stage=a_stage(), tasks=TASKS, answers=dict.fromkeys(LETTERS, "xx"))
