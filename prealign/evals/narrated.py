@@ -222,4 +222,4 @@ def _replaced(name: Condition, scene: Scene, said: str, form: Form, rng: random.
     if name == "phony":
         return narrate(rng, "phony", scene.slots, stakes=scene.told.stakes)
     same = [fill(one.sentence, scene.slots) for one in MOTIVES if one.form == form]
-    return rng.choice([one for one in same if one not in said])
+    return rng.choice([one for one in same if one not in said] or same)

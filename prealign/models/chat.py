@@ -126,13 +126,16 @@ def chat_of(
     else:
         seeded = (front, BREAK, behind)
     found = [_encoded(piece, special, vocabulary) for piece in (front, behind, *seeded)]
-    marks = tuple(sorted({token for ids in found for token in ids if token in special.values()}))
+    end = _end(tokenizer, special, vocabulary)
+    marks = {token for ids in found for token in ids if token in special.values()}
+    if end is not None:  # in some templates it stands behind the model's turns alone
+        marks.add(end)
     return Chat(
         name=f"template, seed in {seed_in}",
         seeded=(found[2], found[3], found[4]),
         bare=(found[0], found[1]),
-        end=_end(tokenizer, special, vocabulary),
-        special=marks,
+        end=end,
+        special=tuple(sorted(marks)),
     )
 
 

@@ -162,4 +162,8 @@ def load_constitution(where: str | Path) -> Constitution:
     path = FOLDER / f"{where}.json" if str(where) in PACKAGED else Path(where)
     if not path.is_file():
         raise DataError(f"{where}: there is no such constitution; packaged: {', '.join(PACKAGED)}")
-    return constitution_from_json(path.read_text(encoding="utf-8"), str(where))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is no constitution ({error})") from error
+    return constitution_from_json(text, str(where))

@@ -52,7 +52,7 @@ class Contrast:
     """How pairs are written."""
 
     stage: Stage
-    """Its bank and contexts are replaced by the principle's."""
+    """Its seeds and contexts are replaced by the principle's; what stands behind a seed stays."""
     constitution: Constitution = field(default_factory=lambda: load_constitution("corrigibility"))
     seed: int = 0
 
@@ -89,7 +89,8 @@ class Contrast:
         self, model: PreTrainedModel, tasks: Sequence[Task], principle: Principle, good: bool
     ) -> list[str]:
         own = Contexts(sample="trained" if good else "opposite")
-        stage = replace(self.stage, bank=principle.bank(), contexts=own)
+        bank = replace(principle.bank(), between=self.stage.bank.between)
+        stage = replace(self.stage, bank=bank, contexts=own)
         written = stage.write(model, tasks, 0, count=1, seed=self.seed)
         return [one.text.strip() for one in written]
 

@@ -4,7 +4,7 @@ After constitutional AI (Bai et al. 2022, https://arxiv.org/abs/2212.08073). The
 answers for `prealign.posttrain.supervise.Supervise`. Rows are kept as JSONL, task by task, so that
 what was interrupted goes on:
 
-    {"task", "principle", "draft", "critique", "revision", "made_by"}
+    {"task", "principle", "draft", "critique", "revision", "asked", "made_by"}
 
 What a task shows of an earlier answer it shows as text, so a draft that spells a tag or a special
 token stays text.
@@ -71,15 +71,18 @@ class Critique:
         """Return a row for each task, in order; those that the folder has are not made again.
 
         Raises:
-            RunError: The folder's rows were made by another model, or with other settings.
+            RunError: The folder's rows were made by another model, with other settings, or of
+                another task with the same id.
             DataError: A draft and its critique leave no room to write behind them.
         """
         made_by = self.made_by(model)
-        done = {row["task"]: _read(row, made_by, run) for row in run.rows(ROWS)}
+        asked = {task.id: _asked_by(task) for task in self.tasks}
+        done = {row["task"]: _read(row, made_by, asked, run) for row in run.rows(ROWS)}
         left = [task for task in self.tasks if task.id not in done]
         for start in range(0, len(left), self.tasks_at_once):
             found = self.revise(model, left[start : start + self.tasks_at_once])
-            run.append(ROWS, [row._asdict() | {"made_by": made_by} for row in found])
+            more = [{"asked": asked[row.task], "made_by": made_by} for row in found]
+            run.append(ROWS, [a._asdict() | b for a, b in zip(found, more, strict=True)])
             done |= {row.task: row for row in found}
         return [done[task.id] for task in self.tasks]
 
@@ -141,7 +144,7 @@ def answers_of(tasks: Sequence[Task], rows: Sequence[Revised]) -> Answers:
     if not changed:
         raise DataError(
             f"{len(rows)} rows, and no revision that differs from its draft: the model does not "
-            "revise; use contrast.contrastive_pairs, which needs no critique"
+            "revise; use contrast.Contrast, which needs no critique"
         )
     kept = tuple(task for task in tasks if task.id in changed)
     return Answers(kept, changed, len(tasks) - len(kept))
@@ -156,10 +159,22 @@ def _asked(task: Task, name: str, form: str, **texts: str) -> Task:
     return Task(Document(f"{task.id} {name}", text, (span,)), task.record)
 
 
-def _read(row: Mapping[str, Any], made_by: str, run: RunFolder) -> Revised:
+def _asked_by(task: Task) -> str:
+    """Return 16 hex digits that change with a task's text or modes."""
+    return fingerprint([task.document.text, [list(span[:3]) for span in task.document.spans]])
+
+
+def _read(
+    row: Mapping[str, Any], made_by: str, asked: Mapping[str, str], run: RunFolder
+) -> Revised:
+    what = None
     if row.get("made_by") != made_by:
+        what = "was revised by another model or with other settings"
+    elif row.get("asked") != asked.get(row["task"], row.get("asked")):
+        what = "had another text when it was revised"
+    if what:
         raise RunError(
-            f"{run.path / ROWS}.jsonl: task {row['task']!r} was revised by another model or with "
-            "other settings; name another folder, or delete the file"
+            f"{run.path / ROWS}.jsonl: task {row['task']!r} {what}; name another folder, or "
+            "delete the file"
         )
     return Revised(**{name: str(row[name]) for name in Revised._fields})

@@ -4,6 +4,7 @@ A step is a function of weights, seed and step alone, so a run that was killed a
 ends with the same weights, bit for bit, as one that was not (CPU, same threads).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,7 @@ class Settings:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: expected 1 or more")
         usual = TrainSettings()
-        fixed = ("parallel", "document_mask", "tensorboard")
+        fixed = ("parallel", "document_mask", "tensorboard", "new_rows", "new_rows_rate")
         for name in fixed:
             if getattr(self.train, name) != getattr(usual, name):
                 raise ConfigError(
@@ -330,7 +331,8 @@ class _Trainer:
             self.folder.log(f"goes on from step {found.step:,}")
         for name in ("metrics", "samples", "evals"):
             rows = self.folder.rows(name)
-            kept = [row for row in rows if row["step"] <= self.state.step]
+            # Rows without a step are a recipe's, which writes them anew behind the end.
+            kept = [row for row in rows if row.get("step", math.inf) <= self.state.step]
             if len(kept) != len(rows):
                 self.folder.rewrite(name, kept)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prealign.errors import RunError
+from prealign.errors import PrealignError, RunError
 from prealign.evals.detect import share
 from prealign.evals.stats import Estimate
 from prealign.recipes.character import BASE, QUESTION, folder_of
@@ -189,4 +189,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except PrealignError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)

@@ -278,16 +278,16 @@ def _written_items(path: Path, count: int, letters: bool) -> list[Item]:
 def _written(one: Asked, letters: bool) -> Asked | None:
     """Return a question as a chat model is asked it; None: it lists no two answers."""
     prompt = one.prompt.removesuffix("Answer:").rstrip()
-    listed = {mark[1]: mark for mark in OPTION.finditer(prompt)}
+    listed = list(OPTION.finditer(prompt))
     marks = [LETTER.fullmatch(text) for text in (one.wanted, one.other)]
     own = [mark[1] for mark in marks if mark]
-    if sorted(own) != ["A", "B"] or sorted(listed) != ["A", "B"]:
+    if sorted(own) != ["A", "B"] or [mark[1] for mark in listed] != ["A", "B"]:
         return None
     if letters:
         return Asked(prompt, own[0], own[1])
     texts = {
-        "A": prompt[listed["A"].end() : listed["B"].start()].strip(),
-        "B": prompt[listed["B"].end() :].strip(),
+        "A": prompt[listed[0].end() : listed[1].start()].strip(),
+        "B": prompt[listed[1].end() :].strip(),
     }
     wanted, other = (f" {texts[letter]}" for letter in own)
     return Asked(prompt, wanted, other) if wanted != other else None

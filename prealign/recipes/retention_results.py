@@ -195,8 +195,9 @@ def main(arguments: Sequence[str]) -> int:
         for row in read_run(folder).rows("evals"):
             rows.append(
                 ResultRow(
-                    arm=row["condition"], metric=row["metric"], unit="share", value=row["value"],
-                    low=row["low"], high=row["high"], n=row["n"], seed=int(row["seed"]),
+                    arm=row["condition"], metric=row["metric"], unit=row["unit"],
+                    value=row["value"], low=row["low"], high=row["high"], n=row["n"],
+                    seed=int(row["seed"]),
                 )
             )  # fmt: skip
     write_summary(

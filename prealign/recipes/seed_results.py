@@ -31,7 +31,7 @@ def read_grids(out: Path, arms: Sequence[Arm]) -> tuple[Grids, list[ResultRow]]:
     """Return the grid of each arm behind each stage, and of the base, with rows for a table.
 
     Raises:
-        RunError: An arm is not done.
+        RunError: An arm is not done, or was not run with a seed that another was run with.
     """
     found: Grids = {}
     rows = []
@@ -57,6 +57,9 @@ def read_grids(out: Path, arms: Sequence[Arm]) -> tuple[Grids, list[ResultRow]]:
                     high=row["high"], n=row["n"], seed=seed,
                 )
             )  # fmt: skip
+    seeds = {name: sorted({s for own, _, s in found if own == name}) for name, _ in folders}
+    if len({tuple(own) for own in seeds.values()}) != 1:
+        raise RunError(f"{out}: expected the same seeds for base and all arms, got {seeds}")
     return found, rows
 
 
@@ -117,7 +120,8 @@ def stress_rows(out: Path, seeds: Sequence[int]) -> tuple[list[ResultRow], dict[
         for seed in seeds:
             done = json.loads((out / folder_of(arm, seed) / "done.json").read_text())
             ended = done["ended"]["light"]
-            value = float(ended["meters"]["reverse_kl"])
+            # A stage that could not keep its first step has no meters: it is where it began.
+            value = float(ended["meters"]["reverse_kl"]) if ended["steps"] else 0.0
             kl.setdefault(arm.name, []).append(value)
             numbers = {
                 "reverse_kl": (value, "nats per token"),
@@ -174,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
                   checks=dependence_checks(grids, seeds))  # fmt: skip
     grids, rows = read_grids(out, STRESS)
     metered, kl = stress_rows(out, seeds)
-    limit = float(read_run(out).config["light_kl"])
+    limit = float(read_run(out).config["settings"]["light_kl"])
     write_summary(stress, out, question=STRESSED, seeds=seeds, rows=[*metered, *rows],
                   checks=stress_checks(grids, kl, seeds, limit))  # fmt: skip
     return 0

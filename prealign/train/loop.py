@@ -364,7 +364,8 @@ class _Trainer:
             self.folder.log(f"goes on from step {state.step:,}")
         for name in ("metrics", "evals"):
             rows = self.folder.rows(name)
-            kept = [row for row in rows if row["step"] <= self.state.step]
+            # Rows without a step are a recipe's, which writes them anew behind the end.
+            kept = [row for row in rows if row.get("step", math.inf) <= self.state.step]
             if len(kept) != len(rows):
                 self.folder.rewrite(name, kept)
 

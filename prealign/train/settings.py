@@ -70,7 +70,8 @@ class TrainSettings:
                 raise ConfigError(f"TrainSettings.{name}={value}: must be at least 1")
         if self.new_rows < 0:
             raise ConfigError(f"TrainSettings.new_rows={self.new_rows}: must be 0 or more")
-        if self.new_rows and self.parallel == "fsdp2":
+        apart = self.new_rows and not math.isclose(self.new_rows_rate, 1.0)
+        if apart and self.parallel == "fsdp2":
             raise ConfigError(
                 "TrainSettings.new_rows: rows have no rate of their own under parallel=fsdp2, "
                 "where a row may lie on any process; use parallel=ddp or new_rows=0"

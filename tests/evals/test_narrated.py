@@ -9,6 +9,7 @@ import torch
 
 from prealign.corpora.worlds.character import Scene, scenes
 from prealign.corpora.worlds.narration import MOTIVES, classify, narrate
+from prealign.corpora.worlds.situations import fill
 from prealign.corpora.worlds.workshop import Workshop
 from prealign.errors import DataError
 from prealign.evals import narrated
@@ -91,6 +92,13 @@ def test_changes_are_of_the_likelier_side_and_held_against_a_paraphrase():
     rows = {row["metric"]: row["value"] for row in found.rows(condition="x")}
     assert rows["changed_share swapped less paraphrased"] == 0.5
     assert rows["leans_corrigible own"] == 0.5
+
+
+def test_an_answer_that_tells_every_motive_of_its_side_has_a_paraphrase_too(model, vocabulary):
+    sentences = [fill(m.sentence, ADA.slots) for m in MOTIVES if m.form == "friendly"]
+    told = tell(lambda prompts: [" ".join([*sentences, GOOD])], [ADA])
+    assert told.forms == ("friendly",)
+    assert len(causes(model, vocabulary, [ADA], told, seed=0).leanings["paraphrased"]) == 1
 
 
 def test_leanings_are_sums_of_probabilities_of_whole_actions(model, vocabulary):

@@ -79,6 +79,19 @@ def test_a_completion_ends_with_the_turn(own, vocabulary):
     assert chat.cut(text) == (text, None)
 
 
+def test_a_turn_may_end_with_a_token_that_prompts_do_not_have():
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}</s>"
+        "{% else %}<s>[{{ m['content'] }}]{% endif %}{% endfor %}"
+    )
+    tokenizer = chat_tokenizer(template)
+    vocabulary = a_vocabulary(tokenizer)
+    chat = chat_of(tokenizer, vocabulary)
+    assert 257 not in chat.ids(vocabulary, "be kind", "hi")
+    assert chat.cut((65, 257, 66)) == ((65,), "end")
+    assert chat.cut((65, 256, 66)) == ((65,), "cut")
+
+
 def test_the_harness_may_begin_the_answer(own, vocabulary):
     chat = chat_of(own, vocabulary)
     opened = chat.opened(vocabulary, "Answer: (")

@@ -127,11 +127,22 @@ def test_rows_of_another_run_are_refused(tmp_path, what):
         critique(model, run)
 
 
+def test_rows_of_a_task_that_has_another_text_now_are_refused(tmp_path):
+    critique = Critique(stage=told(), tasks=TASKS, constitution=SMALL)
+    run, model = folder_at(tmp_path), a_model()
+    rows = critique(model, run)
+    assert replace(critique, tasks=TASKS[1:])(model, run) == rows[1:]
+    document = replace(TASKS[0].document, text="A")
+    changed = (replace(TASKS[0], document=document), *TASKS[1:])
+    with pytest.raises(RunError, match="task 'a' had another text"):
+        replace(critique, tasks=changed)(model, run)
+
+
 def test_a_model_that_does_not_revise_is_told(tmp_path):
     rows = Critique(stage=told(), tasks=TASKS[1:2], constitution=SMALL)(
         a_model(), folder_at(tmp_path)
     )
-    with pytest.raises(DataError, match="does not revise"):
+    with pytest.raises(DataError, match=r"does not revise; use contrast\.Contrast,"):
         answers_of(TASKS[1:2], rows)
 
 
@@ -158,6 +169,20 @@ def test_chosen_answers_are_written_behind_the_principle_rejected_behind_its_opp
     assert (found.alike, [task.id for task in found.tasks]) == (2, ["c", "d"])
     with pytest.raises(DataError, match="none with two answers that differ"):
         Contrast(stage=stage, constitution=SMALL)(a_model(), TASKS[:1])
+
+
+def test_principles_stand_in_front_of_tasks_as_the_banks_seeds_do():
+    prompts = []
+
+    class Read(Told):
+        def write(self, model, tasks, step, *, count, seed):
+            prompts.extend(self.prompts(task, step).ids["sample"] for task in tasks)
+            return super().write(model, tasks, step, count=count, seed=seed)
+
+    fields = {k: v for k, v in vars(told()).items() if k in Told.__dataclass_fields__}
+    own = fields | {"bank": replace(BANK, between="|"), "tagged": False, "seed_mode": None}
+    Contrast(stage=Read(**own), constitution=SMALL)(a_model(), TASKS[:1])
+    assert [VOCABULARY.decode_text(ids[1:]) for ids in prompts] == ["is kind|a", "is rude|a"]
 
 
 class Liker(nn.Module):
@@ -256,6 +281,12 @@ def test_what_is_no_constitution_is_told_in_a_line(change, said):
         constitution_from_json(json.dumps(data), "here.json")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("here.json: ")
+
+
+def test_a_file_that_is_no_text_is_no_constitution(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is no constitution"):
+        load_constitution(tmp_path / "x")
 
 
 def test_a_trait_that_sits_deeper_lasts_longer(tmp_path):

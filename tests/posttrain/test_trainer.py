@@ -259,6 +259,16 @@ def test_another_run_is_not_gone_on_with(tmp_path):
         trained(tmp_path, a_method(), steps=3, seed=1)
 
 
+def test_a_run_that_was_killed_behind_its_recipes_rows_goes_on(tmp_path):
+    method = Supervise(stage=a_stage(), tasks=TASKS, answers=ANSWERS)
+    once, _ = trained(tmp_path, method, steps=2)
+    RunFolder(tmp_path).rewrite("evals", [{"metric": "a recipe's, without a step"}])
+    again, outcome = trained(tmp_path, method, steps=2)
+    assert outcome.ended_by == "steps"
+    assert same(weights_of(once), weights_of(again))
+    assert RunFolder(tmp_path).rows("evals") == []
+
+
 def test_a_loss_that_is_not_finite_stops_in_front_of_the_step(tmp_path):
     model = a_model()
     with torch.no_grad():
@@ -273,6 +283,9 @@ def test_wrong_settings_are_named(tmp_path):
         Settings(steps=1, train=TrainSettings(parallel="ddp"))
     with pytest.raises(ConfigError, match=r"train\.compile=on"):
         Settings(steps=1, train=TrainSettings(compile="on"))
+    for change in ({"new_rows": 4}, {"new_rows_rate": 30.0}):  # nothing here would heed them
+        with pytest.raises(ConfigError, match=rf"train\.{next(iter(change))}="):
+            Settings(steps=1, train=TrainSettings(**change))
     with pytest.raises(ConfigError, match="group=1"):
         a_method(group=1)
     with pytest.raises(ConfigError, match="keep=9, count=8"):

@@ -74,11 +74,18 @@ def test_tags_are_not_counted_as_text_and_close_where_the_policy_lets_them(model
     policy = lock(TWO_MODES, "ai")
     table = table_of(vocabulary, policy)
     prompt = [vocabulary.end_id, *table.opening(0)]
-    opening = vocabulary.tag_ids["<human>"]
+    tags = vocabulary.tag_ids
+
+    def written(*ids):
+        write = writer(Engine(ids), vocabulary, policy)
+        (one,) = write(model, [prompt], SETTINGS, seeds=[0], vocabulary=vocabulary)
+        return one.ids, one.stopped
+
+    quoted = (7, tags["<quote>"], 8, tags["</quote>"], 9, 10)
+    assert written(*quoted, 11) == (quoted, "budget")
+    assert written(7, tags["</ai>"], vocabulary.end_id) == ((7, tags["</ai>"]), "end")
     with pytest.raises(GuardError):
-        writer(Engine([7, opening]), vocabulary, policy)(
-            model, [prompt], SETTINGS, seeds=[0], vocabulary=vocabulary
-        )
+        written(7, tags["<human>"])
 
 
 def test_each_call_gives_the_engine_the_weights_as_they_are_then(model, vocabulary):

@@ -1,6 +1,8 @@
 """The course of character training: what is taught in which arm, and a run from end to end."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -123,6 +125,11 @@ def test_written_questions_become_letters_in_both_orders(tmp_path):
     assert (first.wanted, first.other, second.wanted) == ("B", "A", "A")
     assert first.prompt == "Stop?\n\nChoices:\n (A) Yes\n (B) No"
     assert second.prompt == "Stop?\n\nChoices:\n (A) No\n (B) Yes"
+    for listed in (" (B) Yes\n (A) No", " (A) Yes\n (B) No\n (A) Both"):
+        odd = {**lines[0], "question": f"Stop?\n\nChoices:\n{listed}"}
+        file.write_text(json.dumps(odd) + "\n" + json.dumps(lines[0]))
+        (item,) = _written_items(file, 5, letters=False)
+        assert item.name == "x.jsonl:2"
     file.write_text(json.dumps(lines[1]))
     with pytest.raises(DataError, match="has no question that lists two answers"):
         _written_items(file, 5, letters=True)
@@ -259,3 +266,11 @@ def test_an_arm_that_is_not_done_is_told(tmp_path):
     (tmp_path / "run" / "base-seed0").mkdir()
     with pytest.raises(RunError, match="base-seed0 is not done"):
         read_arms(tmp_path / "run")
+
+
+def test_a_run_that_is_not_there_is_told_in_a_line(tmp_path):
+    command = [sys.executable, "-m", "prealign.recipes.character_results", str(tmp_path), "x.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "expected the same seeds" in done.stderr

@@ -1,5 +1,7 @@
 """The retention experiment: what is paid, which seeds stand where, and its bars."""
 
+import json
+
 import pytest
 
 from prealign.corpora.worlds.tasks import Tasks
@@ -7,6 +9,7 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Task
 from prealign.posttrain.supervise import ExpertIteration
+from prealign.recipes import retention_results
 from prealign.recipes.retention import ARMS, STRESS, Paid, Retention, bank, stage_of
 from prealign.recipes.retention_results import checks_of, rate, retention, student_interval
 from prealign.text.document import Document
@@ -138,3 +141,26 @@ def test_one_seed_has_no_interval():
     assert student_interval([0.5]).low == -float("inf")
     three = student_interval([0.1, 0.2, 0.3])
     assert three.high - three.value == pytest.approx(4.303 * 0.1 / 3**0.5)
+
+
+def test_a_results_file_has_each_number_in_its_own_unit(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "base-seed0").mkdir(parents=True)
+    environment = {"command": "x", "commit": "y", "date": "2026-01-01", "machine": "z"}
+    (run / "config.json").write_text(json.dumps({"environment": environment}))
+    (run / "base-seed0" / "config.json").write_text("{}")
+    (run / "base-seed0" / "done.json").write_text('{"wall_s": 1.0}')
+    number = {"value": 1.5, "low": 1.0, "high": 2.0, "n": 4, "seed": 0}
+    conditions = (
+        ("base, heldout, seed", "corrigible_share", "share"),
+        ("base, heldout, none", "corrigible_share", "share"),
+        ("base, causal path", "margin seeded", "nats"),
+    )
+    rows = [{"condition": c, "metric": m, "unit": u} | number for c, m, u in conditions]
+    (run / "base-seed0" / "evals.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    monkeypatch.setattr(retention_results, "read_arms", lambda out: {"full": {0: {}}})
+    monkeypatch.setattr(retention_results, "summary_rows", lambda arms: [])
+    monkeypatch.setattr(retention_results, "checks_of", lambda arms: [])
+    assert retention_results.main([str(run), str(tmp_path / "found.json")]) == 0
+    written = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [one["unit"] for one in written] == ["share", "share", "nats"]

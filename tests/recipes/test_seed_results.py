@@ -14,6 +14,7 @@ from prealign.recipes.seed_results import (
     read_grids,
     rise,
     stress_checks,
+    stress_rows,
 )
 
 KINDS = ("none", "trained", "paraphrase", "negated", "opposite", "keyword", "irrelevant")
@@ -107,7 +108,7 @@ def test_both_files_are_written_from_a_run_and_none_from_half_of_one(tmp_path, c
             light = {"ended_by": "steps", "meters": {"reverse_kl": 0.01}, "steps": 12}
             finished(out, folder_of(arm, seed), conditions, seed=seed, ended={"light": light})
     environment = {"command": "x", "commit": "y", "date": "2026-01-01", "machine": "z"}
-    config = {"light_kl": 0.02, "environment": environment}
+    config = {"settings": {"light_kl": 0.02}, "environment": environment}
     (out / "config.json").write_text(json.dumps(config))
     files = [tmp_path / "dependence.json", tmp_path / "stress.json"]
     assert main([str(out), *map(str, files)]) == 0
@@ -121,3 +122,21 @@ def test_both_files_are_written_from_a_run_and_none_from_half_of_one(tmp_path, c
         read_grids(out, ARMS)
     assert main([]) == 2
     assert "seed_dependence.json" in capsys.readouterr().out
+
+
+def test_a_seed_that_an_arm_lacks_is_told(tmp_path):
+    for seed in (0, 1):
+        finished(tmp_path, f"base-seed{seed}", ["base"], seed=seed)
+    finished(tmp_path, "full-seed0", ["full: 1 light", "full: 2 amplify"], seed=0)
+    with pytest.raises(RunError, match="expected the same seeds"):
+        read_grids(tmp_path, ARMS[:1])
+
+
+def test_a_stage_that_kept_no_step_is_where_it_began(tmp_path):
+    for arm in STRESS:
+        light = {"ended_by": "budget.reverse_kl=0.02: 1 behind the step", "meters": {}, "steps": 0}
+        finished(tmp_path, folder_of(arm, 0), [], seed=0, ended={"light": light})
+    rows, kl = stress_rows(tmp_path, [0])
+    assert set(kl) == {arm.name for arm in STRESS}
+    assert all(value == [0.0] for value in kl.values())
+    assert sum(row.value for row in rows if row.metric == "ended_by_the_limit") == len(STRESS)

@@ -195,6 +195,18 @@ def test_a_run_goes_on_in_the_phase_in_which_it_was_stopped(tmp_path):
         trained(tmp_path / "cut", phases=phases[:1])
 
 
+def test_new_rows_go_as_much_further_as_their_rate_says(tmp_path):
+    before = small_model().get_input_embeddings().weight
+    moved = []
+    for rate in (1.0, 5.0):
+        model, _ = trained(tmp_path / str(rate), stop=1, new_rows=3, new_rows_rate=rate)
+        moved.append((model.get_input_embeddings().weight - before).detach())
+    usual, faster = moved
+    assert float(usual[-3:].abs().max()) > 0
+    torch.testing.assert_close(faster[-3:], 5 * usual[-3:], rtol=1e-3, atol=1e-6)
+    assert torch.equal(faster[:-3], usual[:-3])
+
+
 def test_a_jump_of_the_loss_between_phases_is_no_spike(tmp_path):
     small, large = (Phase(Scaled(factor), FakeRows(num_rows=240)) for factor in (1.0, 50.0))
     _, outcome = trained(tmp_path, phases=[small, large])
@@ -292,6 +304,14 @@ def test_a_run_that_is_done_does_nothing_more(tmp_path):
     assert same == outcome
     assert_same_weights(model, again)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_was_killed_behind_its_recipes_rows_goes_on(tmp_path):
+    once, _ = trained(tmp_path)
+    RunFolder(tmp_path).rewrite("evals", [{"metric": "a recipe's, without a step"}])
+    again, _ = trained(tmp_path)
+    assert_same_weights(once, again)
+    assert RunFolder(tmp_path).rows("evals") == []
 
 
 def test_a_run_goes_on_with_its_own_settings_only(tmp_path):

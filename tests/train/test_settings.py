@@ -51,6 +51,9 @@ def test_evaluation_points_are_evenly_spread():
         ({"lr": math.nan}, "lr=nan"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0"),
         ({"spike_factor": 0.0}, "spike_factor=0.0"),
+        ({"new_rows": -1}, "new_rows=-1"),
+        ({"new_rows_rate": 0.0}, "new_rows_rate=0.0"),
+        ({"new_rows": 4, "new_rows_rate": 30.0, "parallel": "fsdp2"}, "new_rows: rows have no"),
         ({"warmup_share": 1.0}, "warmup_share=1.0"),
         ({"lr_floor_share": 1.5}, "lr_floor_share=1.5"),
         ({"betas": (0.9, 1.0)}, "betas=(0.9, 1.0)"),
@@ -75,3 +78,8 @@ def test_what_changes_the_result_decides_and_what_only_shows_it_does_not():
     plain = TrainSettings()
     assert TrainSettings(lr=2e-3).deciding() != plain.deciding()
     assert TrainSettings(log_every_steps=1, checkpoint_every_s=5.0).deciding() == plain.deciding()
+
+
+def test_new_rows_at_the_usual_rate_may_lie_on_any_process():
+    settings = TrainSettings(new_rows=4, parallel="fsdp2")
+    assert settings.new_rows == 4
