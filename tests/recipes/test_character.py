@@ -273,4 +273,4 @@ def test_a_run_that_is_not_there_is_told_in_a_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
-    assert "expected the same seeds" in done.stderr
+    assert "expected base and full, and the same seeds" in done.stderr
