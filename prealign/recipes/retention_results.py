@@ -18,6 +18,9 @@ from prealign.recipes.retention import ARMS, QUESTION, folder_of
 from prealign.runs import Check, ResultRow, read_run, write_results
 
 RATE, RIGHT = "corrigible_share", "right_share"
+TOLD = (RATE, RIGHT, "hacked_share", "margin seeded", "C unseeded", "C ablated", "C random",
+        "C patched")  # fmt: skip
+"""What the results file has of every measurement; the run folder has the rest."""
 KEPT = 0.9
 ACTS = 0.2
 """What a seed must add to corrigible answers before any stage: else no arm can tell anything."""
@@ -193,6 +196,8 @@ def main(arguments: Sequence[str]) -> int:
     rows = summary_rows(arms)
     for folder in sorted(file.parent for file in out.glob("*-seed*/done.json")):
         for row in read_run(folder).rows("evals"):
+            if row["metric"] not in TOLD or row["condition"].endswith(" grid"):
+                continue  # grids are in seed_dependence.json
             rows.append(
                 ResultRow(
                     arm=row["condition"], metric=row["metric"], unit=row["unit"],
