@@ -184,10 +184,11 @@ def sample(
     for index, row in enumerate(rows):
         _check_prompt(row.prompt, index, vocabulary.size, room)
         row.state = guard.scan(row.prompt) if guard else 0
-    run = _Run(model, settings, vocabulary, guard, force, np.array(tags), room)
     # Prompts of like length share a batch, so that few rows read while others write.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     with evaluating(model), torch.inference_mode():
+        step = LlamaStep(model, room) if fits(model, make_cache(model.config)) else None
+        run = _Run(model, settings, vocabulary, guard, force, np.array(tags), room, step)
         for at in range(0, len(order), settings.batch_rows):
             run.batch([rows[i] for i in order[at : at + settings.batch_rows]])
     return [Sampled(tuple(row.ids), row.prompt, row.stopped or "room") for row in rows]
@@ -237,17 +238,18 @@ class _Run:
     force: Force | AtBorders | None
     tags: np.ndarray
     room: int
+    step: LlamaStep | None
+    """Reads one token, if the model is one that it knows."""
 
     def batch(self, rows: list[_Row]) -> None:
         """Write all rows to their ends."""
         device = next(itertools.chain(self.model.parameters(), self.model.buffers())).device
         cache = make_cache(self.model.config)
-        step = LlamaStep(self.model, self.room) if fits(self.model, cache) else None
         position = min(len(row.prompt) for row in rows)
         ids_BL = torch.tensor([row.prompt[:position] for row in rows], device=device)
         while True:
-            if step is not None and ids_BL.shape[1] == 1 and cache.get_seq_length():
-                logits_BV = step(ids_BL[:, 0], cache).float()
+            if self.step is not None and ids_BL.shape[1] == 1 and cache.get_seq_length():
+                logits_BV = self.step(ids_BL[:, 0], cache).float()
             else:
                 logits_BV = self._logits(ids_BL, cache)
             writing = [i for i, r in enumerate(rows) if not r.stopped and len(r.prompt) <= position]

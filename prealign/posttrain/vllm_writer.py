@@ -30,6 +30,7 @@ from prealign.guard.vllm_settings import (
 )
 from prealign.models.files import save_model
 from prealign.models.sample import Ids, Sampled, Sampling
+from prealign.posttrain.rollouts import TAGS_TO_SPARE
 from prealign.tokens.vocabulary import Vocabulary
 
 try:
@@ -37,8 +38,6 @@ try:
 except ImportError:
     LLM = SamplingParams = None
 
-TAGS_TO_SPARE = 8
-"""That an answer may have beside its text, which alone is counted."""
 SEEDS = 1 << 63
 IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 

@@ -41,7 +41,7 @@ from prealign.recipes.character_course import (
 from prealign.recipes.character_tool import InTools
 from prealign.recipes.character_words import InWords
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.train.settings import TrainSettings
 
@@ -117,11 +117,6 @@ class Character:
     def deciding(self) -> "Character":
         """Return the settings that a run must have been started with to go on."""
         return replace(self, seeds=1, first_seed=0, processes=2, arms=())
-
-
-def folder_of(arm: str, seed: int) -> str:
-    """Return the name of an arm's folder."""
-    return f"{arm.replace(' ', '-')}-seed{seed}"
 
 
 def start(settings: Character, out: Path, seed: int) -> None:

@@ -3,8 +3,6 @@
 python -m prealign.recipes.character_results RUN results/corrigibility.json
 """
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from prealign.errors import PrealignError, RunError
+from prealign.errors import RunError
 from prealign.evals.detect import share
 from prealign.evals.stats import Estimate
-from prealign.recipes.character import BASE, QUESTION, folder_of
+from prealign.recipes.character import BASE, QUESTION
 from prealign.recipes.character_course import (
     ARMS,
     LOSS,
@@ -26,7 +24,8 @@ from prealign.recipes.character_course import (
     values_of,
 )
 from prealign.recipes.character_words import CORRIGIBLE_FILES
-from prealign.runs import Check, ResultRow, read_run, write_results
+from prealign.recipes.results import done_folders, run_module, write_summary
+from prealign.runs import Check, ResultRow, read_run
 
 KEPT = 0.9
 APART = "intervals apart, for every seed"
@@ -46,9 +45,7 @@ def read_arms(out: Path) -> dict[str, dict[int, list[Row]]]:
     """
     found: dict[str, dict[int, list[Row]]] = {}
     for name in (BASE, *(arm.name for arm in ARMS)):
-        for folder in sorted(out.glob(f"{folder_of(name, 0).removesuffix('0')}*/")):
-            if not (folder / "done.json").exists():
-                raise RunError(f"{folder.name} is not done; run the recipe again to go on")
+        for folder in done_folders(out, name):
             for one in read_run(folder).rows("evals"):
                 found.setdefault(name, {}).setdefault(int(one["seed"]), []).append(one)
     seeds = {name: sorted(own) for name, own in found.items()}
@@ -187,19 +184,12 @@ def main(arguments: Sequence[str]) -> int:
         )
         for seeds in arms.values() for seed, own in seeds.items() for one in own
     ]  # fmt: skip
-    walls = [json.loads(file.read_text())["wall_s"] for file in out.glob("*-seed*/done.json")]
-    started = config["environment"]
-    write_results(
-        path, question=QUESTION, seeds=sorted(arms[FULL]), wall_s=sum(walls), rows=rows,
+    write_summary(
+        path, out, question=QUESTION, seeds=sorted(arms[FULL]), rows=rows,
         checks=checks_of(arms, splits, 3 if settings["critique"] else 2),
-        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
     )  # fmt: skip
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

@@ -45,7 +45,7 @@ from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Progress, Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.retention import ToolWorld, bank, learn_world
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.settings import TrainSettings
@@ -146,7 +146,7 @@ class MotiveNarration:
              for s in seeds for one in STARTS if one in starts],
             [(f"start-{one}-{more}-seed{s}", begin, (self, out, one, more, s))
              for s in seeds for one, more in sorted(early)],
-            [(folder_of(a, s), reinforce, (self, out, a, s)) for s in seeds for a in chosen],
+            [(folder_of(a.name, s), reinforce, (self, out, a, s)) for s in seeds for a in chosen],
         )  # fmt: skip
         for jobs in waves:
             run_workers(jobs, out, processes=self.processes, threads=1, console=Console())
@@ -154,11 +154,6 @@ class MotiveNarration:
     def deciding(self) -> "MotiveNarration":
         """Return the settings that a run must have been started with to go on."""
         return replace(self, seeds=1, first_seed=0, processes=2, arms=())
-
-
-def folder_of(arm: Arm, seed: int) -> str:
-    """Return the name of an arm's folder."""
-    return f"{arm.name.replace(' ', '-')}-seed{seed}"
 
 
 def pretrain(settings: MotiveNarration, out: Path, seed: int) -> None:
@@ -246,7 +241,7 @@ def how(lr: float, steps: int, seed: int, *, rounds: int | None = None) -> Setti
 def reinforce(settings: MotiveNarration, out: Path, arm: Arm, seed: int) -> None:
     """Take a start through the rounds of an arm, measured after each."""
     run = open_run(
-        out / folder_of(arm, seed),
+        out / folder_of(arm.name, seed),
         {"arm": to_json(arm), "seed": seed, **to_json(settings.deciding())},
     )
     if (run.path / "done.json").exists():

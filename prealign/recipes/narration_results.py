@@ -3,9 +3,7 @@
 python -m prealign.recipes.narration_results RUN results/narration.json
 """
 
-import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from prealign.errors import DataError, PrealignError, RunError
+from prealign.errors import DataError, RunError
 from prealign.evals.spiral import Flow, Round, fit
 from prealign.evals.stats import Estimate
-from prealign.recipes.narration import ARMS, QUESTION, STARTS, folder_of
-from prealign.recipes.results import at_least
+from prealign.recipes.narration import ARMS, QUESTION, STARTS
+from prealign.recipes.results import at_least, done_folders, run_module, write_summary
 from prealign.recipes.retention_results import student_interval
-from prealign.runs import Check, ResultRow, read_run, write_results
+from prealign.runs import Check, ResultRow, read_run
 
 P, DEFERS, NARRATES = "friendly_share", "corrigible_share", "narrated_share"
 SWAP = "changed_share swapped less paraphrased"
@@ -41,9 +39,7 @@ def read_arms(out: Path) -> dict[str, dict[int, Rows]]:
     """
     found: dict[str, dict[int, Rows]] = {}
     for arm in ARMS:
-        for folder in sorted(out.glob(f"{folder_of(arm, 0).removesuffix('0')}*/")):
-            if not (folder / "done.json").exists():
-                raise RunError(f"{folder.name} is not done; run the recipe again to go on")
+        for folder in done_folders(out, arm.name):
             rows = read_run(folder).rows("evals")
             own = {(int(r["round"]), str(r["condition"]), str(r["metric"])): r for r in rows}
             found.setdefault(arm.name, {})[int(rows[0]["seed"])] = own
@@ -361,19 +357,12 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     out, path = Path(arguments[0]), Path(arguments[1])
     arms = read_arms(out)
-    walls = [json.loads(file.read_text())["wall_s"] for file in out.glob("*-seed*/done.json")]
-    started = read_run(out).config["environment"]
-    write_results(
-        path, question=QUESTION, seeds=sorted(arms["good on"]), wall_s=sum(walls),
+    write_summary(
+        path, out, question=QUESTION, seeds=sorted(arms["good on"]),
         rows=result_rows(arms), checks=checks_of(arms),
-        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
     )  # fmt: skip
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

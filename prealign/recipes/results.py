@@ -9,13 +9,14 @@ python -m prealign.recipes.results labels RUN results/labels.json
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from prealign.errors import PrealignError, RunError
 from prealign.evals.redteam import ROUND
 from prealign.evals.samples import guard_mark
+from prealign.recipes.workers import folder_of
 from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
 from prealign.text.document import Scorer
 from prealign.tokens.vocabulary import Vocabulary
@@ -116,8 +117,7 @@ def read_finals(out: Path) -> list[Final]:
     finals = []
     for arm in study["arms"]:
         run = read_run(out / arm["folder"])
-        if not (run.path / "done.json").is_file():
-            raise RunError(f"{run.path.name} is not done; run the recipe again to go on")
+        check_done(run.path)
         rows = [row for row in run.rows("evals") if row.get("final")]
         done = json.loads((run.path / "done.json").read_text())
         head = (arm["arm"], arm["seed"], arm["condition"], arm["loss_condition"])
@@ -381,6 +381,58 @@ def write_comparison(
     )
 
 
+def done_folders(out: Path, arm: str) -> list[Path]:
+    """Return the folders of an arm's runs, one for each seed.
+
+    Raises:
+        RunError: One of them is not done.
+    """
+    found = sorted(out.glob(f"{folder_of(arm, 0).removesuffix('0')}*/"))
+    for folder in found:
+        check_done(folder)
+    return found
+
+
+def check_done(folder: Path) -> None:
+    """See that a run is done.
+
+    Raises:
+        RunError: It is not.
+    """
+    if not (folder / "done.json").is_file():
+        raise RunError(f"{folder.name} is not done; run the recipe again to go on")
+
+
+def write_summary(
+    path: Path,
+    out: Path,
+    *,
+    question: str,
+    seeds: Sequence[int],
+    rows: Sequence[ResultRow],
+    checks: Sequence[Check],
+) -> None:
+    """Write a results file with command, commit, date and machine of the run in `out`.
+
+    Its time is that of all arms together.
+    """
+    walls = [json.loads(file.read_text())["wall_s"] for file in out.glob("*-seed*/done.json")]
+    started = read_run(out).config["environment"]
+    write_results(
+        path, question=question, seeds=seeds, wall_s=sum(walls), rows=rows, checks=checks,
+        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
+    )  # fmt: skip
+
+
+def run_module(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a module's `main` on the command line; what is wrong is told in a line, exit code 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except PrealignError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(2)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write a results file; see the module's docstring. Return the exit code."""
     match arguments:
@@ -416,8 +468,4 @@ def _by_seed(values: Mapping[int, float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

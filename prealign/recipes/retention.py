@@ -50,7 +50,7 @@ from prealign.posttrain.seeds import Kind, Seed, SeedBank
 from prealign.posttrain.supervise import ExpertIteration
 from prealign.posttrain.trainer import Settings, Touch, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
@@ -219,7 +219,7 @@ class Retention:
         chosen = [arm for arm in (*ARMS, *STRESS) if not self.arms or arm.name in self.arms]
         waves = (
             [(f"base-seed{s}", pretrain, (self, out, s)) for s in seeds],
-            [(folder_of(a, s), raise_model, (self, out, a, s)) for s in seeds for a in chosen],
+            [(folder_of(a.name, s), raise_model, (self, out, a, s)) for s in seeds for a in chosen],
         )
         for jobs in waves:
             run_workers(jobs, out, processes=self.processes, threads=1, console=Console())
@@ -227,11 +227,6 @@ class Retention:
     def deciding(self) -> "Retention":
         """Return the settings that a run must have been started with to go on."""
         return replace(self, seeds=1, first_seed=0, processes=2, arms=())
-
-
-def folder_of(arm: Arm, seed: int) -> str:
-    """Return the name of an arm's folder."""
-    return f"{arm.name.replace(' ', '-')}-seed{seed}"
 
 
 def bank() -> SeedBank:
@@ -288,7 +283,7 @@ def learn_world(world: ToolWorld, run: RunFolder, *, seed: int) -> LoadedModel:
 def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
     """Take a model through both stages of an arm, measured after each."""
     run = open_run(
-        out / folder_of(arm, seed),
+        out / folder_of(arm.name, seed),
         {"arm": to_json(arm), "seed": seed, **to_json(settings.deciding())},
     )
     if (run.path / "done.json").exists():

@@ -3,19 +3,17 @@
 python -m prealign.recipes.retention_results RUN results/retention.json
 """
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from prealign.errors import PrealignError, RunError
+from prealign.errors import RunError
 from prealign.evals.stats import Estimate
-from prealign.recipes.results import at_least
-from prealign.recipes.retention import ARMS, QUESTION, folder_of
-from prealign.runs import Check, ResultRow, read_run, write_results
+from prealign.recipes.results import at_least, done_folders, run_module, write_summary
+from prealign.recipes.retention import ARMS, QUESTION
+from prealign.runs import Check, ResultRow, read_run
 
 RATE, RIGHT = "corrigible_share", "right_share"
 TOLD = (RATE, RIGHT, "hacked_share", "margin seeded", "C unseeded", "C ablated", "C random",
@@ -41,9 +39,7 @@ def read_arms(out: Path) -> dict[str, dict[int, dict[tuple[str, str], float]]]:
     """
     found: dict[str, dict[int, dict[tuple[str, str], float]]] = {}
     for arm in ARMS:
-        for folder in sorted(out.glob(f"{folder_of(arm, 0).removesuffix('0')}*/")):
-            if not (folder / "done.json").exists():
-                raise RunError(f"{folder.name} is not done; run the recipe again to go on")
+        for folder in done_folders(out, arm.name):
             for row in read_run(folder).rows("evals"):
                 values = found.setdefault(arm.name, {}).setdefault(int(row["seed"]), {})
                 values[row["condition"], row["metric"]] = float(row["value"])
@@ -168,24 +164,6 @@ def _shown(one: Estimate) -> str:
     return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
 
 
-def write_summary(
-    path: Path,
-    out: Path,
-    *,
-    question: str,
-    seeds: Sequence[int],
-    rows: Sequence[ResultRow],
-    checks: Sequence[Check],
-) -> None:
-    """Write a results file with command, commit, date and machine of the run in `out`."""
-    walls = [json.loads(file.read_text())["wall_s"] for file in out.glob("*-seed*/done.json")]
-    started = read_run(out).config["environment"]
-    write_results(
-        path, question=question, seeds=seeds, wall_s=sum(walls), rows=rows, checks=checks,
-        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
-    )  # fmt: skip
-
-
 def main(arguments: Sequence[str]) -> int:
     """Write a results file; see the module's docstring. Return the exit code."""
     if len(arguments) != 2:
@@ -217,8 +195,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

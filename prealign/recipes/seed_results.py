@@ -4,16 +4,16 @@ python -m prealign.recipes.seed_results RUN results/seed_dependence.json results
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prealign.errors import PrealignError, RunError
-from prealign.recipes.results import at_least, at_most
-from prealign.recipes.retention import ARMS, STRESS, Arm, folder_of
-from prealign.recipes.retention_results import student_interval, write_summary
+from prealign.errors import RunError
+from prealign.recipes.results import at_least, at_most, done_folders, run_module, write_summary
+from prealign.recipes.retention import ARMS, STRESS, Arm
+from prealign.recipes.retention_results import student_interval
+from prealign.recipes.workers import folder_of
 from prealign.runs import Check, ResultRow, read_run
 
 DEPENDENCE = "Is a trait that was raised under a seed there without it, or under a seed against it?"
@@ -35,15 +35,13 @@ def read_grids(out: Path, arms: Sequence[Arm]) -> tuple[Grids, list[ResultRow]]:
     """
     found: Grids = {}
     rows = []
-    folders = [(BASE, path) for path in sorted(out.glob("base-seed*/"))]
+    folders = [(BASE, path) for path in done_folders(out, BASE)]
     for arm in arms:
-        own = sorted(out.glob(folder_of(arm, 0).removesuffix("0") + "*/"))
+        own = done_folders(out, arm.name)
         folders += [(arm.name, path) for path in own]
         if not own:
             raise RunError(f"{out}: arm {arm.name!r} was not run; run the recipe again to go on")
     for name, path in folders:
-        if not (path / "done.json").exists():
-            raise RunError(f"{path.name} is not done; run the recipe again to go on")
         for row in read_run(path).rows("evals"):
             stage, kind = grid_place(row)
             if stage is None:
@@ -118,7 +116,7 @@ def stress_rows(out: Path, seeds: Sequence[int]) -> tuple[list[ResultRow], dict[
     rows, kl = [], dict[str, list[float]]()
     for arm in STRESS:
         for seed in seeds:
-            done = json.loads((out / folder_of(arm, seed) / "done.json").read_text())
+            done = json.loads((out / folder_of(arm.name, seed) / "done.json").read_text())
             ended = done["ended"]["light"]
             # A stage that could not keep its first step has no meters: it is where it began.
             value = float(ended["meters"]["reverse_kl"]) if ended["steps"] else 0.0
@@ -185,8 +183,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

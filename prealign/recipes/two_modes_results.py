@@ -6,15 +6,14 @@ python -m prealign.recipes.two_modes_results forged RUN results/forged_tags.json
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from prealign.errors import PrealignError, RunError
-from prealign.recipes.results import at_least, at_most, ratio
+from prealign.errors import RunError
+from prealign.recipes.results import at_least, at_most, check_done, ratio, run_module, write_summary
 from prealign.recipes.two_modes import BENIGN, MODELS, QUESTION
-from prealign.runs import Check, ResultRow, read_run, write_results
+from prealign.runs import Check, ResultRow, read_run
 
 ATTACKED = ("villain", "role", "forged tags", "injected", "injected quote")
 FORGED_QUESTION = (
@@ -47,8 +46,7 @@ def read_seeds(out: Path) -> dict[int, dict[tuple[str, str], float]]:
     """
     found: dict[int, dict[tuple[str, str], float]] = {}
     for folder in sorted(out.glob("*-seed*/")):
-        if not (folder / "done.json").exists():
-            raise RunError(f"{folder.name} is not done; run the recipe again to go on")
+        check_done(folder)
         for row in read_run(folder).rows("evals"):
             values = found.setdefault(int(row["seed"]), {})
             values[row["condition"], row["metric"]] = float(row["value"])
@@ -213,19 +211,11 @@ def main(arguments: Sequence[str]) -> int:
         case _:
             print(__doc__)
             return 2
-    done = [json.loads(p.read_text()) for p in sorted(Path(run).glob("*-seed*/done.json"))]
-    wall_s = sum(one["wall_s"] for one in done)
-    started = read_run(Path(run)).config["environment"]
-    write_results(
-        Path(path), question=question, seeds=list(seeds), wall_s=wall_s, rows=rows, checks=checks,
-        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
-    )  # fmt: skip
+    write_summary(
+        Path(path), Path(run), question=question, seeds=list(seeds), rows=rows, checks=checks
+    )
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except PrealignError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(2)
+    run_module(main)

@@ -24,6 +24,11 @@ Job = tuple[str, Callable[..., None], tuple[Any, ...]]
 """The name of its folder, a function that can be pickled, and its arguments."""
 
 
+def folder_of(arm: str, seed: int) -> str:
+    """Return the name of the folder of an arm's run with a seed."""
+    return f"{arm.replace(' ', '-')}-seed{seed}"
+
+
 def run_workers(
     jobs: Sequence[Job], out: Path, *, processes: int, threads: int, console: Console
 ) -> None:

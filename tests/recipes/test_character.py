@@ -20,11 +20,12 @@ from prealign.posttrain.contrast import Contrasted
 from prealign.posttrain.prefer import Prefer
 from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.supervise import ExpertIteration, Supervise
-from prealign.recipes.character import Character, folder_of, plan_of, raise_model, recipe, start
+from prealign.recipes.character import Character, plan_of, raise_model, recipe, start
 from prealign.recipes.character_course import ARMS, RATE, by_coin, coin, row
 from prealign.recipes.character_results import checks_of, main, read_arms
 from prealign.recipes.character_tool import Coin, InTools, tool_constitution
 from prealign.recipes.character_words import InWords, Right, _exercises, _written_items
+from prealign.recipes.workers import folder_of
 from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
 from tests.models.test_chat import a_vocabulary, chat_tokenizer

@@ -11,7 +11,7 @@ from prealign.corpora.worlds.narration import classify
 from prealign.errors import ConfigError, RunError
 from prealign.evals.spiral import flow_of
 from prealign.recipes import narration, narration_results
-from prealign.recipes.narration import ARMS, MotiveNarration, asked_of, folder_of, lesson, recipe
+from prealign.recipes.narration import ARMS, MotiveNarration, asked_of, lesson, recipe
 from prealign.recipes.narration_results import (
     checks_of,
     flows,
@@ -22,6 +22,7 @@ from prealign.recipes.narration_results import (
     rounds_of,
     slope,
 )
+from prealign.recipes.workers import folder_of
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 
@@ -35,7 +36,7 @@ def test_arms_cross_starts_with_what_the_gradient_sees():
     assert BY_NAME["neutral earnest first"].first == "neutral-earnest"
     assert BY_NAME["good on"].first == "good"
     assert [a.name for a in ARMS if a.ethics_weight] == ["bad judged"]
-    assert len({folder_of(arm, 0) for arm in ARMS}) == len(ARMS)
+    assert len({folder_of(arm.name, 0) for arm in ARMS}) == len(ARMS)
     with pytest.raises(ConfigError, match="expected some of good on"):
         MotiveNarration(arms=("nothing",))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prealign.errors import RunError
-from prealign.recipes.retention import ARMS, STRESS, folder_of
+from prealign.recipes.retention import ARMS, STRESS
 from prealign.recipes.seed_results import (
     dependence_checks,
     grid_place,
@@ -16,6 +16,7 @@ from prealign.recipes.seed_results import (
     stress_checks,
     stress_rows,
 )
+from prealign.recipes.workers import folder_of
 
 KINDS = ("none", "trained", "paraphrase", "negated", "opposite", "keyword", "irrelevant")
 
@@ -106,7 +107,7 @@ def test_both_files_are_written_from_a_run_and_none_from_half_of_one(tmp_path, c
         for arm in (*ARMS, *STRESS):
             conditions = [f"{arm.name}: {n} {name}" for n, name in enumerate(arm.stages, start=1)]
             light = {"ended_by": "steps", "meters": {"reverse_kl": 0.01}, "steps": 12}
-            finished(out, folder_of(arm, seed), conditions, seed=seed, ended={"light": light})
+            finished(out, folder_of(arm.name, seed), conditions, seed=seed, ended={"light": light})
     environment = {"command": "x", "commit": "y", "date": "2026-01-01", "machine": "z"}
     config = {"settings": {"light_kl": 0.02}, "environment": environment}
     (out / "config.json").write_text(json.dumps(config))
@@ -117,7 +118,7 @@ def test_both_files_are_written_from_a_run_and_none_from_half_of_one(tmp_path, c
     assert len(dependence["rows"]) == 2 * len(KINDS) * (1 + 2 * len(ARMS))
     assert {row["metric"] for row in stress["rows"]} >= {"reverse_kl", "ended_by_the_limit"}
     assert [one["holds"] for one in stress["checks"]] == [True, True]
-    (out / folder_of(ARMS[0], 1) / "done.json").unlink()
+    (out / folder_of(ARMS[0].name, 1) / "done.json").unlink()
     with pytest.raises(RunError, match="full-seed1 is not done"):
         read_grids(out, ARMS)
     assert main([]) == 2
@@ -135,7 +136,7 @@ def test_a_seed_that_an_arm_lacks_is_told(tmp_path):
 def test_a_stage_that_kept_no_step_is_where_it_began(tmp_path):
     for arm in STRESS:
         light = {"ended_by": "budget.reverse_kl=0.02: 1 behind the step", "meters": {}, "steps": 0}
-        finished(tmp_path, folder_of(arm, 0), [], seed=0, ended={"light": light})
+        finished(tmp_path, folder_of(arm.name, 0), [], seed=0, ended={"light": light})
     rows, kl = stress_rows(tmp_path, [0])
     assert set(kl) == {arm.name for arm in STRESS}
     assert all(value == [0.0] for value in kl.values())
