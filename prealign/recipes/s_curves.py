@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from prealign.config import override
-from prealign.errors import ConfigError
 from prealign.evals.detect import share
 from prealign.lab.s_curves import Curves, Floats, Learning, gaps
 from prealign.recipes.comparison import Size
+from prealign.recipes.lab import check_seeds, write_lab
 from prealign.report.plots import Point, Series, curve_plot
-from prealign.report.style import STYLE
-from prealign.runs import Check, ResultRow, open_run, write_atomic, write_results
+from prealign.runs import Check, ResultRow, open_run
 
 QUESTION = __doc__.partition("\n")[0]
 INITS = (1e-2, 1e-3, 1e-4)
@@ -48,8 +47,7 @@ class SCurves:
     adam_lr: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ConfigError(f"seeds={self.seeds}: expected 2 or more")
+        check_seeds(self.seeds)
 
     def __call__(self, out: Path) -> None:
         """Run and write; it takes a minute, so what was interrupted begins anew."""
@@ -58,14 +56,10 @@ class SCurves:
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         found = {name: one(seeds) for name, one in self.runs().items()}
         rows = [row for name, curves in found.items() for row in rows_of(name, curves)]
-        checks = self.checks(found)
-        write_results(
-            out / "s_curves.json", question=QUESTION, seeds=list(seeds), rows=rows, checks=checks,
-            wall_s=time.perf_counter() - started,
+        write_lab(
+            run, question=QUESTION, seeds=seeds, rows=rows, checks=self.checks(found),
+            figures=figures(found), started=started,
         )  # fmt: skip
-        write_atomic(out / "figure.html", figure(found))
-        for check in checks:
-            run.log(f"{check.what}: {check.value} (bar {check.bar})")
 
     def runs(self) -> dict[str, Learning]:
         """Return what is learnt, by name."""
@@ -152,26 +146,21 @@ def _median(name: str, metric: str, unit: str, values_S: Floats) -> ResultRow:
                      n=len(values_S))  # fmt: skip
 
 
-def figure(found: dict[str, Curves]) -> str:
-    """Return a page with the curves of some seeds."""
+def figures(found: dict[str, Curves]) -> dict[str, str]:
+    """Return the curves of some seeds, drawn."""
     groups = {
         "Squares: the start": [f"squares, start {i:g}" for i in INITS],
         "Squares: the strengths": [name for name in found if "strengths" in name and "sq" in name],
         "Cross-entropy": [name for name in found if "cross" in name and "Adam" not in name],
     }
-    parts = []
+    drawn = {}
     for title, names in groups.items():
         end = max(_end(found[name]) for name in names)
         series = [
             one for slot, name in enumerate(names) for one in _series(found[name], name, slot, end)
         ]
-        plot = curve_plot(series, x="step", y="loss, as a share of its first", title=title)
-        parts.append(f"<h2>{title}</h2>\n{plot}")
-    body = "\n".join(parts)
-    return (
-        f"<!doctype html><meta charset=utf-8><title>S-curves</title><style>{STYLE}</style>"
-        f"<main><h1>{QUESTION}</h1>{body}</main>"
-    )
+        drawn[title] = curve_plot(series, x="step", y="loss, as a share of its first", title=title)
+    return drawn
 
 
 def _end(curves: Curves) -> int:
