@@ -84,7 +84,7 @@ class Conditioning:
         default_factory=lambda: LlamaShape(width=96, layers=2, heads=4, max_tokens=128)
     )
     vocab_size: int = 320
-    text_tokens: int = 1_000_000
+    text_tokens: int = 1_500_000
     cooldown_share: float = 0.1
     """Of the text."""
     train: TrainSettings = field(

@@ -66,7 +66,7 @@ class Letters:
     """Shuffled: drawn as often, of no letter's author."""
     header_share: float = 0.9
     """Of the letters, if any have one."""
-    largest: int = 9
+    largest: int = 5
     """Of what is added."""
     lines: int = 5
     heldout_share: float = 0.2
