@@ -1,5 +1,6 @@
 """A language model in this process, as a writer: sampled, the same to the same prompt and seed."""
 
+import hashlib
 import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -44,6 +45,9 @@ class LocalWriter:
     """0: the likeliest id each time, whatever the seed."""
     top_p: float = 0.95
     device: str = field(default="cpu", metadata=NOT_RECORDED)
+    weights: str = ""
+    """What `digest` said of the folder: a run is not gone on with after it was changed. Empty: the
+    folder's name alone is known."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -62,10 +66,10 @@ class LocalWriter:
 
         Raises:
             CannotAnswer: Its context has no room for the prompt and an answer.
-            DataError: The model cannot be loaded.
+            DataError: The model cannot be loaded, or is another than `weights` tells.
         """
         with ONE_AT_A_TIME:
-            model, tokenizer, end_id = _loaded(self.path, self.device)
+            model, tokenizer, end_id = _loaded(self.path, self.device, self.weights)
             ids = prompt_ids(tokenizer, prompt)
             ids = ids if end_id is None else [end_id, *ids]
             room = getattr(model.config, "max_position_embeddings", 2**31) - self.max_new_tokens
@@ -118,12 +122,26 @@ def _end_ids(model: Any, tokenizer: Any, end_id: int | None) -> frozenset[int]:
     return frozenset(ends - {None})
 
 
+def digest(folder: Path) -> str:
+    """Return 16 hexadecimal digits of what decides a model's answers: its weights and all JSON."""
+    found = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"),
+                        *folder.glob("*.jinja")]):  # fmt: skip
+        found.update(f"{file.name}\n{file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while part := stream.read(1 << 24):
+                found.update(part)
+    return found.hexdigest()[:16]
+
+
 @lru_cache(maxsize=1)
-def _loaded(path: str, device: str) -> tuple[Any, Any, int | None]:
+def _loaded(path: str, device: str, weights: str = "") -> tuple[Any, Any, int | None]:
     """Return model, tokenizer, and the end-of-text id of a folder that prealign saved.
 
     It is called under the lock, so that they are loaded once.
     """
+    if weights and digest(Path(path)) != weights:
+        raise DataError(f"{path}: holds another model than when the run was started; begin anew")
     if path == SMOLLM2:
         model, tokenizer = smollm2()
         return model.to(device), tokenizer, None

@@ -55,7 +55,7 @@ from prealign.corpora.synthesis.write import (
 )
 from prealign.errors import ConfigError
 from prealign.models.adopt import SMOLLM2, packaged_folder
-from prealign.models.writer import LocalWriter
+from prealign.models.writer import LocalWriter, digest
 from prealign.recipes.synthesis import Chosen, Stage, Synthesis
 
 Table = dict[str, Any]
@@ -260,6 +260,8 @@ def _writers(table: Mapping[str, Any], key: str) -> tuple[Writer, ...]:
             raise ConfigError(
                 f"{key}.folder={own['path']}: is no folder of a model, nor {SMOLLM2!r}"
             )
+        else:
+            own["weights"] = digest(Path(str(own["path"])))
         return tuple(_made(LocalWriter, {**own, "device": place}, key) for place in places)
     if "url" not in own and "urls" not in own:
         raise ConfigError(

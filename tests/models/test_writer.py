@@ -17,7 +17,7 @@ from prealign.corpora.synthesis.write import WriteText
 from prealign.errors import ConfigError, DataError
 from prealign.models.choose import uniforms
 from prealign.models.files import save_model
-from prealign.models.writer import LocalWriter, _loaded, prompt_ids
+from prealign.models.writer import LocalWriter, _loaded, digest, prompt_ids
 
 WORDS = ["[UNK]", "[END]", "a", "b", "c", "d", ".", "how"]
 
@@ -55,7 +55,7 @@ def test_the_same_prompt_and_seed_give_the_same_answer_whatever_came_between(fol
 
 
 def test_the_likeliest_words_are_those_that_generate_writes(folder):
-    model, tokenizer, _ = _loaded(str(folder), "cpu")
+    model, tokenizer, _ = _loaded(str(folder), "cpu", "")
     ids = torch.tensor([prompt_ids(tokenizer, "how a b")])
     theirs = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
@@ -66,7 +66,7 @@ def test_the_likeliest_words_are_those_that_generate_writes(folder):
 
 
 def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(folder):
-    model, tokenizer, _ = _loaded(str(folder), "cpu")
+    model, tokenizer, _ = _loaded(str(folder), "cpu", "")
     with torch.no_grad():
         model.lm_head.weight[len(WORDS) :] *= 100.0
     ids = prompt_ids(tokenizer, "how")
@@ -79,7 +79,7 @@ def test_ids_that_the_tokenizer_does_not_know_are_never_drawn(folder):
 
 def test_each_draw_has_a_number_of_its_own(folder):
     """Where all 8 words are as likely, the draw at each place says which it is."""
-    model, tokenizer, _ = _loaded(str(folder), "cpu")
+    model, tokenizer, _ = _loaded(str(folder), "cpu", "")
     with torch.no_grad():
         model.lm_head.weight.zero_()
     new = writer(folder)._write(model, len(tokenizer), frozenset(), [7], seed=5)
@@ -94,7 +94,7 @@ def test_a_folder_that_prealign_saved_begins_and_ends_with_its_end_of_text(
     save_model(tmp_path / "m", model, vocabulary, card="")
     asked = LocalWriter(path=str(tmp_path / "m"), max_new_tokens=4, temperature=0.0)
     seen = []
-    loaded, _, end_id = _loaded(asked.path, "cpu")
+    loaded, _, end_id = _loaded(asked.path, "cpu", "")
     assert end_id == vocabulary.end_id
     inner = loaded.forward
 
@@ -114,6 +114,24 @@ def test_a_folder_that_prealign_saved_begins_and_ends_with_its_end_of_text(
     _loaded.cache_clear()
 
 
+def test_a_folder_whose_model_was_changed_is_refused(tmp_path, model, vocabulary):
+    place = tmp_path / "m"
+    save_model(place, model, vocabulary, card="")
+    known = digest(place)
+    assert known == digest(place)
+    (place / "README.md").write_text("a note decides nothing")
+    assert digest(place) == known
+    asked = LocalWriter(path=str(place), max_new_tokens=1, weights=known)
+    asked("x = 1")
+    _loaded.cache_clear()
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    save_model(place, model, vocabulary, card="")
+    assert digest(place) != known
+    with pytest.raises(DataError, match="another model than when the run was started"):
+        asked("x = 1")
+
+
 def test_what_does_not_fit_is_not_asked_and_settings_are_checked(folder):
     with pytest.raises(CannotAnswer, match="1 to 44"):
         writer(folder)("how " * 45)
@@ -128,7 +146,7 @@ def test_what_does_not_fit_is_not_asked_and_settings_are_checked(folder):
 
 
 def test_a_chat_template_frames_the_prompt(folder):
-    _, tokenizer, _ = _loaded(str(folder), "cpu")
+    _, tokenizer, _ = _loaded(str(folder), "cpu", "")
     tokenizer.chat_template = (
         "{% for m in messages %}a {{ m.content }} b {% endfor %}"
         "{% if add_generation_prompt %}c{% endif %}"

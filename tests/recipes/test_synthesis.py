@@ -17,7 +17,7 @@ from prealign.cli import main
 from prealign.corpora.synthesis.folder import provenance
 from prealign.corpora.synthesis.step import CENSORED
 from prealign.errors import ConfigError, MissingDependency
-from prealign.models.writer import LocalWriter
+from prealign.models.writer import LocalWriter, digest
 from prealign.recipes import synthesis as module
 from prealign.recipes.synthesis import Synthesis
 from prealign.recipes.synthesis_settings import read_table, synthesis_of
@@ -317,6 +317,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, ar
 
 
 def test_writers_are_made_as_the_settings_say(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = digest(tmp_path)
+
     def first(*assignments, step="fiction"):
         pipeline = synthesis_of(read_table(None, assignments, [step]), str)
         return pipeline.stages[0].writers
@@ -330,7 +333,8 @@ def test_writers_are_made_as_the_settings_say(tmp_path):
     devices = 'writer.devices=["cuda:0", "cuda:1"]'
     local = first("tasks=2", f"writer.folder={tmp_path}", devices, "writer.max_new_tokens=99")
     assert local == tuple(
-        LocalWriter(path=str(tmp_path), device=f"cuda:{i}", max_new_tokens=99) for i in range(2)
+        LocalWriter(path=str(tmp_path), device=f"cuda:{i}", max_new_tokens=99, weights=weights)
+        for i in range(2)
     )
     rating = ["writer.url=http://a/v1", "writer.model=m", 'inputs=["x"]']
     (judge,) = first(*rating, step="rate")
@@ -338,7 +342,9 @@ def test_writers_are_made_as_the_settings_say(tmp_path):
     (judge,) = first(*rating, "judge.url=http://j/v1", "judge.model=j", step="rate")
     assert (judge.url, judge.model, judge.max_new_tokens) == ("http://j/v1", "j", 8)
     (judge,) = first(*rating, f"judge.folder={tmp_path}", step="rate")
-    assert judge == LocalWriter(path=str(tmp_path), max_new_tokens=8, temperature=0.0)
+    assert judge == LocalWriter(
+        path=str(tmp_path), max_new_tokens=8, temperature=0.0, weights=weights
+    )
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         first("seed")
 
