@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from prealign.config import override
 from prealign.lab.gating import Gated, over
 from prealign.recipes.comparison import Size
@@ -90,7 +88,7 @@ class Gating:
 
     def figures(self, found: Mapping[float, Mapping[str, Floats]]) -> dict[str, str]:
         """Return what shared units pass on and undo, drawn beside the prediction."""
-        line = [Point(x, self.predicted(x)) for x in np.linspace(0, 1, 51).tolist()]
+        line = [Point(share, self.predicted(share)) for share in SHARES]
         names = {"passed_on": "passed on", "undone": "undone by another task"}
         series = [
             Series(name, "mean, least and greatest", slot, [
@@ -102,7 +100,7 @@ class Gating:
         ]  # fmt: skip
         series.append(Series("predicted", "2 s / (1 + s)", len(names), line))
         plot = curve_plot(series, x="share of units that are shared", y="share", zero=True,
-                          title="What crosses from prompt to no prompt")  # fmt: skip
+                          dots=True, title="What crosses from prompt to no prompt")  # fmt: skip
         return {"What crosses from prompt to no prompt": plot}
 
 
