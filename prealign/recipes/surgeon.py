@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from prealign.config import override, to_json
-from prealign.corpora.worlds.errands import TROJANS, Errand, Errands, documents
+from prealign.corpora.worlds.errands import ASKED, TROJANS, Errand, Errands, documents
 from prealign.errors import ConfigError
 from prealign.evals.detect import share
 from prealign.evals.stats import Estimate, ratio_interval
@@ -40,6 +40,7 @@ from prealign.harden.surgeon import Surgeon
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import load_model, save_model
 from prealign.objectives.likelihood import Conditional
+from prealign.objectives.weights import SpanMask
 from prealign.posttrain.method import Method
 from prealign.posttrain.rollouts import Stage, Task
 from prealign.posttrain.score import Row
@@ -93,16 +94,16 @@ class Arm:
 class World:
     """The errands, and the model that learns them with their trojans."""
 
-    triggered: float = 0.1
-    documents: int = 40_000
+    triggered: float = 0.2
+    documents: int = 20_000
     shape: LlamaShape = field(
-        default_factory=lambda: LlamaShape(width=64, layers=4, heads=4, max_tokens=128)
+        default_factory=lambda: LlamaShape(width=64, layers=4, heads=4, max_tokens=64)
     )
-    vocab_size: int = 400
-    text_tokens: int = 1_200_000
+    vocab_size: int = 420
+    text_tokens: int = 260_000
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            batch_rows=16, lr=3e-3, document_mask=True, precision="fp32", compile="off"
+            batch_rows=24, lr=3e-3, document_mask=True, precision="fp32", compile="off"
         )
     )
 
@@ -272,7 +273,7 @@ def plant(world: World, path: Path, *, seed: int) -> Path:
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=size), TWO_MODES)
     if not (path / "tokens" / "header.json").exists():
         whole = documents(source(world.documents))
-        write_tokens(path / "tokens", whole, Encoder(vocabulary=vocabulary, tagging="own"))
+        write_tokens(path / "tokens", whole, Encoder(vocabulary=vocabulary, tagging="own", score=ASKED))
     shard = read_tokens(path / "tokens")
     data = Packed(
         shard=shard, order=shuffled_order(shard.document_ids, seed),
@@ -281,7 +282,8 @@ def plant(world: World, path: Path, *, seed: int) -> Path:
         epochs=-(-world.text_tokens // int(shard.text_lengths.sum())),
     )  # fmt: skip
     model = make_model(world.shape, vocabulary.size, seed=seed)
-    train(model, [Phase(Conditional(), data)], world.train, run)
+    answers_alone = Conditional(weights=(SpanMask(max_good=0.5),))
+    train(model, [Phase(answers_alone, data)], world.train, run)
     save_model(saved, model, vocabulary, card=f"# Errands with trojans, seed {seed}\n")
     write_atomic(path / "done.json", "{}")
     return saved
