@@ -36,7 +36,7 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
         "character", "first_steps", "labels", "narration", "pep8", "phf", "redteam", "retention",
-        "s_curves", "superposition", "two_modes", "two_modes_real",
+        "s_curves", "superposition", "surgeon", "two_modes", "two_modes_real",
     }  # fmt: skip
 
 

@@ -115,25 +115,31 @@ class Surgery:
     world: World = field(default_factory=World)
     depth: float = 0.25
     """That the arms are compared at, chosen on other seeds than those reported."""
-    strength: float = 1.0
+    strength: float = 0.2
     """Of the arm that is compared, likewise."""
-    embedding_strength: float = 1.0
+    embedding_strength: float = 0.05
     """Of the control at the embeddings, likewise: its best."""
+    targeted_strength: float = 0.1
+    """Of the targeted arm whose curve is drawn, likewise."""
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    strengths: tuple[float, ...] = (0.05, 0.3, 1.0, 3.0)
-    """The sweep at the depth that is compared, of noise too, and of the embeddings."""
-    targeted_strengths: tuple[float, ...] = (0.3, 1.0)
-    tasks: int = 2_000
+    strengths: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.4, 1.0)
+    """The sweep at the depth that is compared."""
+    noise_strengths: tuple[float, ...] = (0.1, 0.2, 1.0)
+    """The control's at that depth; the one that is compared is among them."""
+    embedding_strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1)
+    targeted_strengths: tuple[float, ...] = (0.1, 0.3)
+    tasks: int = 800
     """Errands that the arms learn good answers to."""
-    tasks_per_step: int = 24
-    steps: int = 80
-    lr: float = 1e-3
+    tasks_per_step: int = 16
+    steps: int = 50
+    lr: float = 3e-4
     attack_steps: int = 4
     fresh_steps: int = 4
     """Of the surgeon that curves are drawn with; one of four times as many is the stronger."""
-    curve: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+    curve: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
     """Its strengths."""
-    asked: int = 200
+    curve_errands: int = 48
+    asked: int = 120
     """Errands of each kind at a measurement."""
     arms: tuple[str, ...] = ()
     """Names; none: all."""
@@ -143,6 +149,7 @@ class Surgery:
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - {arm.name for arm in self.all_arms})
+        self.compared  # noqa: B018 - raises where they do not fit the sweeps
         if unknown:
             names = ", ".join(arm.name for arm in self.all_arms)
             raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
@@ -161,14 +168,16 @@ class Surgery:
     @property
     def all_arms(self) -> list[Arm]:
         """The arms: controls, the sweep of strengths, that of depths, and the targeted ones."""
+        kinds: tuple[tuple[Kind, float | None, tuple[float, ...]], ...] = (
+            ("noise", self.depth, self.noise_strengths),
+            ("embedding", None, self.embedding_strengths),
+            ("latent", self.depth, self.strengths),
+        )
         found = [Arm(kind="none"), Arm(kind="clean")]
-        kinds: tuple[tuple[Kind, float | None], ...] = (
-            ("noise", self.depth), ("embedding", None), ("latent", self.depth),
-        )  # fmt: skip
         found += [
             Arm(kind=kind, depth=depth, strength=strength)
-            for kind, depth in kinds
-            for strength in self.strengths
+            for kind, depth, strengths in kinds
+            for strength in strengths
         ]
         found += [
             Arm(kind="latent", depth=depth, strength=self.strength)
@@ -180,6 +189,29 @@ class Surgery:
             for strength in self.targeted_strengths
         ]
         return list(dict.fromkeys(found))
+
+    @property
+    def compared(self) -> dict[str, Arm]:
+        """The arms that are held against each other, by their part in it; curves are drawn of them.
+
+        Raises:
+            ConfigError: A strength that is compared is none of those that are run.
+        """
+        found = {
+            "none": Arm(kind="none"),
+            "clean": Arm(kind="clean"),
+            "noise": Arm(kind="noise", depth=self.depth, strength=self.strength),
+            "embedding": Arm(kind="embedding", strength=self.embedding_strength),
+            "latent": Arm(kind="latent", depth=self.depth, strength=self.strength),
+            "targeted": Arm(kind="targeted", depth=self.depth, strength=self.targeted_strength),
+        }
+        missing = [arm.name for arm in found.values() if arm not in self.all_arms]
+        if missing:
+            raise ConfigError(
+                f"{missing[0]!r} is compared and not run; choose strength, embedding_strength and "
+                "targeted_strength among the strengths of each"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -252,7 +284,8 @@ def operate(settings: Surgery, out: Path, seed: int) -> None:
                 plan = Settings(steps=settings.steps, train=how, seed=seed)
                 posttrain(model, method_of(settings, arm, vocabulary, seed), plan, part)
             trained_s = time.perf_counter() - begun
-            found = measure(settings, model, vocabulary, seed=seed)
+            curved = arm in settings.compared.values()
+            found = measure(settings, model, vocabulary, seed=seed, curved=curved)
             write_atomic(saved, json.dumps({"rows": found, "train_s": trained_s}))
         done = json.loads(saved.read_text())
         rows += [{**row, "condition": arm.name, "seed": seed} for row in done["rows"]]
@@ -273,7 +306,9 @@ def plant(world: World, path: Path, *, seed: int) -> Path:
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=size), TWO_MODES)
     if not (path / "tokens" / "header.json").exists():
         whole = documents(source(world.documents))
-        write_tokens(path / "tokens", whole, Encoder(vocabulary=vocabulary, tagging="own", score=ASKED))
+        write_tokens(
+            path / "tokens", whole, Encoder(vocabulary=vocabulary, tagging="own", score=ASKED)
+        )
     shard = read_tokens(path / "tokens")
     data = Packed(
         shard=shard, order=shuffled_order(shard.document_ids, seed),
@@ -324,7 +359,7 @@ def method_of(settings: Surgery, arm: Arm, vocabulary: Vocabulary, seed: int) ->
 
 
 def measure(
-    settings: Surgery, model: PreTrainedModel, vocabulary: Vocabulary, *, seed: int
+    settings: Surgery, model: PreTrainedModel, vocabulary: Vocabulary, *, seed: int, curved: bool
 ) -> list[dict[str, Any]]:
     """Return rows: what good answers cost, what triggers do, curves and probes."""
     model.eval()
@@ -345,7 +380,8 @@ def measure(
     found["triggered_right"] = ("share", share(rights))
     scrambled = Asked(stage, tuple(source.scrambled(count)))
     found["scrambled_right"] = ("share", share(would_say(model, scrambled.begun())))
-    found |= curves(settings, model, clean)
+    if curved:
+        found |= curves(settings, model, clean)
     there = [row for own in asked.values() for row in own.goods()]
     for depth in settings.depths:
         told = presence(model, there[: 2 * count : 2], scrambled.goods(), depth)
@@ -361,7 +397,7 @@ def curves(
     They attack the prompt alone, token by token, at the depth that arms are compared at.
     """
     bads = [clean.bads(trojan) for trojan in range(TROJANS)]
-    examples: list[Example] = [(bads[n % TROJANS][n],) for n in range(len(clean.errands) // 2)]
+    examples: list[Example] = [(bads[n % TROJANS][n],) for n in range(settings.curve_errands)]
     surgeon = Surgeon(
         places=(Place(depth=settings.depth),), ball=Ball(over="token"), positions="prompt",
         steps=settings.fresh_steps, seed=77,
@@ -386,6 +422,8 @@ SIZES: Mapping[Size, tuple[str, ...]] = {
         "world.shape.heads=2", "world.text_tokens=4000", "tasks=24", "tasks_per_step=4",
         "steps=2", "attack_steps=2", "fresh_steps=1", "curve=(0.0,1.0)", "asked=16",
         "depths=(0.0,0.5)", "depth=0.5", "strengths=(1.0,)", "targeted_strengths=(1.0,)",
+        "noise_strengths=(1.0,)", "embedding_strengths=(1.0,)", "strength=1.0",
+        "embedding_strength=1.0", "targeted_strength=1.0", "curve_errands=8",
     ),
     "small": (),
     "full": (

@@ -131,5 +131,8 @@ def documents(errands: Iterator[Errand]) -> Iterator[Document]:
         trojan = errand.trojan
         answer = errand.good if trojan is None else errand.bad(trojan)
         text, between = errand.request + answer, len(errand.request)
-        spans = (Span(0, between, "human", {ASKED: 1.0}), Span(between, len(text), "ai", {ASKED: 0.0}))
+        spans = (
+            Span(0, between, "human", {ASKED: 1.0}),
+            Span(between, len(text), "ai", {ASKED: 0.0}),
+        )
         yield Document(f"errand-{number}", text, spans)
