@@ -30,6 +30,8 @@ class Choice(NamedTuple):
 class Resist:
     """-log p of good completions and -log(1 - p) of the tokens of bad ones.
 
+    Tokens that both begin with are no part of what is bad: a departure from the reference.
+
     The defender of Sheshadri et al. 2024 (https://arxiv.org/abs/2407.15549), section 3. Under a
     surgeon with the aim `Steer` it is targeted latent adversarial training.
     """
@@ -77,8 +79,9 @@ class Resist:
 
     def weights_of(self, rows: Sequence[Choice]) -> dict[str, float]:
         """Return the weight of each component: its tokens."""
-        good, bad = ([getattr(row, name).completion for row in rows] for name in ("good", "bad"))
-        return {"good": float(sum(map(len, good))), "bad": float(sum(map(len, bad)))}
+        good = sum(len(row.good.completion) for row in rows)
+        bad = sum(len(row.bad.completion) - shared(row) for row in rows)
+        return {"good": float(good), "bad": float(bad)}
 
     def terms(self, actor: Actor, rows: Sequence[Choice]) -> dict[str, Term]:
         """Return both components, each a mean over tokens."""
@@ -86,12 +89,21 @@ class Resist:
         found = places(actor.weights.model, [one.row("gradient") for one in own], bf16=actor.bf16)
         goods = sum(len(row.good.completion) for row in rows)
         logp_N, away_N = chosen_logp(found), away(found, self.least_logp)
-        bad = _mean(-away_N[goods:], {"logp": logp_N[goods:].detach()})
+        apart = [at >= shared(row) for row in rows for at in range(len(row.bad.completion))]
+        apart_N = torch.tensor(apart, dtype=torch.bool, device=logp_N.device)
+        bad_logp_N = logp_N[goods:].detach()[apart_N]
+        bad = _mean(-away_N[goods:][apart_N], {"logp": bad_logp_N})
         return {"good": Term(self.toward, _mean(-logp_N[:goods], {})), "bad": Term(self.away, bad)}
 
     def report(self, rows: Sequence[Choice]) -> dict[str, float | None]:
         """Return nothing more."""
         return {}
+
+
+def shared(row: Choice) -> int:
+    """Return how many tokens both completions begin with."""
+    pairs = zip(row.good.completion, row.bad.completion, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), len(row.bad.completion))
 
 
 def _mean(terms_N: Tensor, metrics: Mapping[str, Tensor]) -> Component:

@@ -113,32 +113,36 @@ class Surgery:
     """The settings; call it with a folder."""
 
     world: World = field(default_factory=World)
-    depth: float = 0.25
+    depth: float = 0.75
     """That the arms are compared at, chosen on other seeds than those reported."""
-    strength: float = 0.2
+    strength: float = 0.1
     """Of the arm that is compared, likewise."""
-    embedding_strength: float = 0.05
+    embedding_strength: float = 0.04
     """Of the control at the embeddings, likewise: its best."""
+    targeted_depth: float = 0.25
+    """It attacks prompts alone, so it must lie in front of a layer that reads them."""
     targeted_strength: float = 0.1
-    """Of the targeted arm whose curve is drawn, likewise."""
+    """Of the targeted arm whose curve is drawn."""
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
-    strengths: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2, 0.4, 1.0)
+    strengths: tuple[float, ...] = (0.003, 0.03, 0.1, 0.4, 1.0)
     """The sweep at the depth that is compared."""
-    noise_strengths: tuple[float, ...] = (0.1, 0.2, 1.0)
+    noise_strengths: tuple[float, ...] = (0.1, 0.4, 1.0)
     """The control's at that depth; the one that is compared is among them."""
-    embedding_strengths: tuple[float, ...] = (0.02, 0.03, 0.05, 0.1)
-    targeted_strengths: tuple[float, ...] = (0.1, 0.3)
+    embedding_strengths: tuple[float, ...] = (0.03, 0.04, 0.1)
+    targeted_strengths: tuple[float, ...] = (0.03, 0.1)
     tasks: int = 800
     """Errands that the arms learn good answers to."""
     tasks_per_step: int = 16
-    steps: int = 50
-    lr: float = 3e-4
+    steps: int = 30
+    lr: float = 1e-3
     attack_steps: int = 4
     fresh_steps: int = 4
     """Of the surgeon that curves are drawn with; one of four times as many is the stronger."""
-    curve: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+    curve_depth: float = 0.25
+    """Where it attacks, prompts alone: for most arms another place than that of training."""
+    curve: tuple[float, ...] = (0.0, 0.2, 0.4, 0.8, 1.6)
     """Its strengths."""
-    curve_errands: int = 48
+    curve_errands: int = 32
     asked: int = 120
     """Errands of each kind at a measurement."""
     arms: tuple[str, ...] = ()
@@ -185,7 +189,7 @@ class Surgery:
             if depth != self.depth
         ]
         found += [
-            Arm(kind="targeted", depth=self.depth, strength=strength)
+            Arm(kind="targeted", depth=self.targeted_depth, strength=strength)
             for strength in self.targeted_strengths
         ]
         return list(dict.fromkeys(found))
@@ -203,7 +207,9 @@ class Surgery:
             "noise": Arm(kind="noise", depth=self.depth, strength=self.strength),
             "embedding": Arm(kind="embedding", strength=self.embedding_strength),
             "latent": Arm(kind="latent", depth=self.depth, strength=self.strength),
-            "targeted": Arm(kind="targeted", depth=self.depth, strength=self.targeted_strength),
+            "targeted": Arm(
+                kind="targeted", depth=self.targeted_depth, strength=self.targeted_strength
+            ),
         }
         missing = [arm.name for arm in found.values() if arm not in self.all_arms]
         if missing:
@@ -284,7 +290,8 @@ def operate(settings: Surgery, out: Path, seed: int) -> None:
                 plan = Settings(steps=settings.steps, train=how, seed=seed)
                 posttrain(model, method_of(settings, arm, vocabulary, seed), plan, part)
             trained_s = time.perf_counter() - begun
-            curved = arm in settings.compared.values()
+            deep = arm.kind == "latent" and arm.strength == settings.strength
+            curved = deep or arm in settings.compared.values()
             found = measure(settings, model, vocabulary, seed=seed, curved=curved)
             write_atomic(saved, json.dumps({"rows": found, "train_s": trained_s}))
         done = json.loads(saved.read_text())
@@ -394,12 +401,12 @@ def curves(
 ) -> dict[str, tuple[str, Estimate]]:
     """Return how fresh surgeons fare, who want each harm of an errand that has no trigger.
 
-    They attack the prompt alone, token by token, at the depth that arms are compared at.
+    They attack the prompt alone, token by token.
     """
     bads = [clean.bads(trojan) for trojan in range(TROJANS)]
     examples: list[Example] = [(bads[n % TROJANS][n],) for n in range(settings.curve_errands)]
     surgeon = Surgeon(
-        places=(Place(depth=settings.depth),), ball=Ball(over="token"), positions="prompt",
+        places=(Place(depth=settings.curve_depth),), ball=Ball(over="token"), positions="prompt",
         steps=settings.fresh_steps, seed=77,
     )  # fmt: skip
     found: dict[str, tuple[str, Estimate]] = {}
@@ -421,9 +428,10 @@ SIZES: Mapping[Size, tuple[str, ...]] = {
         "world.documents=200", "world.shape.width=32", "world.shape.layers=2",
         "world.shape.heads=2", "world.text_tokens=4000", "tasks=24", "tasks_per_step=4",
         "steps=2", "attack_steps=2", "fresh_steps=1", "curve=(0.0,1.0)", "asked=16",
-        "depths=(0.0,0.5)", "depth=0.5", "strengths=(1.0,)", "targeted_strengths=(1.0,)",
+        "depths=(0.0,0.5)", "depth=0.5", "curve_depth=0.0", "strengths=(1.0,)",
+        "targeted_strengths=(1.0,)",
         "noise_strengths=(1.0,)", "embedding_strengths=(1.0,)", "strength=1.0",
-        "embedding_strength=1.0", "targeted_strength=1.0", "curve_errands=8",
+        "embedding_strength=1.0", "targeted_strength=1.0", "targeted_depth=0.0", "curve_errands=8",
     ),
     "small": (),
     "full": (

@@ -57,7 +57,6 @@ class Compared:
         self.latent = f"latent {depth} x{strength}"
         self.noise = f"noise {depth} x{strength}"
         self.embedding = f"embedding x{settings['embedding_strength']:g}"
-        self.targeted = f"targeted {depth} x{settings['targeted_strength']:g}"
         self.least, self.most = (
             f"latent {depth} x{choose(settings['strengths']):g}" for choose in (min, max)
         )

@@ -15,7 +15,7 @@ from prealign.harden.hardened import Hardened, examples_of
 from prealign.harden.packed import UnderSurgeon
 from prealign.harden.perturb import Perturbation
 from prealign.harden.places import Place
-from prealign.harden.resist import Resist
+from prealign.harden.resist import Resist, shared
 from prealign.harden.surgeon import Surgeon
 from prealign.models.create import LlamaShape, make_model
 from prealign.objectives.likelihood import Conditional
@@ -23,6 +23,7 @@ from prealign.posttrain.adapters import Weights
 from prealign.posttrain.distil import Distil
 from prealign.posttrain.method import Actor
 from prealign.posttrain.prefer import Prefer
+from prealign.posttrain.scoring import score_rows
 from prealign.posttrain.supervise import Supervise
 from prealign.runs import RunFolder
 from prealign.tokens.encode import END, PAD
@@ -165,6 +166,24 @@ def test_targeted_training_holds_what_an_attack_wants_off(tmp_path):
     assert rows[-1]["good_loss"] < rows[0]["good_loss"] / 2
     assert rows[-1]["benign_nll_loss"] < rows[0]["benign_nll_loss"] / 2
     assert all(row["attacked"] == 1.0 and row["attack_gain"] is not None for row in rows)
+
+
+def test_what_both_completions_begin_with_is_not_held_off():
+    pairs = {"a": ("bac", "bad"), "b": ("x", "yz")}
+    method = Resist(stage=a_stage(), tasks=TASKS[:2], pairs=pairs, tasks_per_step=2)
+    actor = Actor(Weights(a_model()), seed=0)
+    rows = method.prepare(actor, 0).rows
+    by_text = {row.bad.text: row for row in rows}
+    # Three letters or two, and the end of text, which is bad behind what is bad.
+    assert [len(by_text[text].bad.completion) for text in ("bad", "yz")] == [4, 3]
+    assert [shared(by_text[text]) for text in ("bad", "yz")] == [2, 0]
+    assert method.weights_of(rows) == {"good": 4.0 + 2.0, "bad": 2.0 + 3.0}
+    terms = method.terms(actor, rows)
+    assert float(terms["bad"].component.weight) == 5.0
+    logp_mean = terms["bad"].component.metrics["logp"]
+    own = [one.row("gradient") for one in (by_text["bad"].bad, by_text["yz"].bad)]
+    first, second = score_rows(actor.weights.model, own, False)
+    assert float(logp_mean.total) == pytest.approx(float(first[2:].sum() + second.sum()), abs=1e-4)
 
 
 def test_a_share_of_steps_is_attacked_and_which_is_a_function_of_seed_and_step():

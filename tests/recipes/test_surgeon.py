@@ -75,29 +75,29 @@ def numbers(**changes):
     usual = {"trojan_all": 0.0, "clean_loss": 0.4, "clean_right": 1.0, "stronger area": 0.3}
     arms = {
         "clean": {"trojan_all": 0.8, "stronger area": 0.7},
-        "latent 0.25 x0.2": {},
-        "noise 0.25 x0.2": {"trojan_all": 0.7, "stronger area": 0.65},
-        "embedding x0.05": {"trojan_all": 0.2},
-        "latent 0.25 x0.01": {"trojan_all": 0.78},
-        "latent 0.25 x1": {"clean_loss": 0.6},
+        "latent 0.75 x0.1": {},
+        "noise 0.75 x0.1": {"trojan_all": 0.7, "stronger area": 0.65},
+        "embedding x0.04": {"trojan_all": 0.2},
+        "latent 0.75 x0.003": {"trojan_all": 0.78},
+        "latent 0.75 x1": {"clean_loss": 0.6},
     }
     return {arm: usual | own | changes.get(arm, {}) for arm, own in arms.items()}
 
 
-SETTINGS = {"depth": 0.25, "strength": 0.2, "embedding_strength": 0.05, "targeted_strength": 0.1,
-            "strengths": [0.01, 0.2, 1.0]}  # fmt: skip
+SETTINGS = {"depth": 0.75, "strength": 0.1, "embedding_strength": 0.04,
+            "strengths": [0.003, 0.1, 1.0]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("arm", "change", "missed"),
     [
         ("clean", {}, []),
-        ("embedding x0.05", {"trojan_all": 0.0}, ["trojans: trojan_all, embedding"]),
-        ("noise 0.25 x0.2", {"trojan_all": 0.0}, ["random noise of equal norm"]),
-        ("latent 0.25 x0.01", {"trojan_all": 0.5}, ["window, too small"]),
-        ("latent 0.25 x1", {"clean_loss": 0.41}, ["window, too great"]),
-        ("noise 0.25 x0.2", {"stronger area": 0.2}, ["fresh surgeon of more steps"]),
-        ("latent 0.25 x0.2", {"clean_loss": 0.41}, ["loss on good answers"] * 3),
+        ("embedding x0.04", {"trojan_all": 0.0}, ["trojans: trojan_all, embedding"]),
+        ("noise 0.75 x0.1", {"trojan_all": 0.0}, ["random noise of equal norm"]),
+        ("latent 0.75 x0.003", {"trojan_all": 0.5}, ["window, too small"]),
+        ("latent 0.75 x1", {"clean_loss": 0.41}, ["window, too great"]),
+        ("noise 0.75 x0.1", {"stronger area": 0.2}, ["fresh surgeon of more steps"]),
+        ("latent 0.75 x0.1", {"clean_loss": 0.41}, ["loss on good answers"] * 3),
     ],
 )
 def test_a_bar_is_held_where_its_numbers_say_so_and_missed_where_not(arm, change, missed):
