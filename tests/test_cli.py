@@ -37,7 +37,7 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     assert {line.split()[0] for line in out.splitlines()} == {
         "character", "conditioning", "first_steps", "gating", "labels", "monosemanticity", "myopia",
         "myopia_words", "narration", "pep8", "phf", "priors", "redteam", "retention", "s_curves",
-        "superposition", "two_modes", "two_modes_real",
+        "superposition", "surgeon", "two_modes", "two_modes_real",
     }  # fmt: skip
 
 

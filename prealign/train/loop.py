@@ -8,7 +8,8 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from prealign.config import to_json
 from prealign.errors import ConfigError, TrainError
-from prealign.objectives.batch import Objective, TokenBatch
+from prealign.objectives.batch import Loss, Objective, TokenBatch
 from prealign.runs import RunFolder
 from prealign.tokens.pack import PackedRows
 from prealign.train.batches import Rows, data_identity, make_batch, num_steps, rows_of_step
@@ -69,6 +70,15 @@ class TrainOutcome(NamedTuple):
     """Of the last step; None if nothing counted in it."""
 
 
+class Around(Protocol):
+    """What parts of steps are computed under; a frozen dataclass, so that a run knows it."""
+
+    def __call__(
+        self, model: PreTrainedModel, batch: TokenBatch, loss: Callable[[], Loss]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return what the loss of a part is computed inside of; it may compute it before."""
+
+
 class Phase(NamedTuple):
     """A stretch of training with one objective on some rows."""
 
@@ -76,6 +86,9 @@ class Phase(NamedTuple):
     data: Rows
     scalar: Scalar | None = None
     """How a tag of the rows says a number; None: all tags are tags."""
+    around: Around | None = None
+    """What its parts are computed under, such as an attack on activations, which keeps the model
+    from being compiled, and to one process; None: as it is."""
 
 
 AtEval = Callable[[PreTrainedModel, Progress], Iterable[Mapping[str, Any]]]
@@ -160,7 +173,13 @@ class _Trainer:
         )
         self.attention = choices.attention if has_attention(model, "sdpa") else None
         logp = TargetLogp(model, bf16=choices.bf16, document_mask=settings.document_mask)
-        if choices.compiled:
+        around = any(phase.around is not None for phase in phases)
+        if around and settings.parallel != "none":
+            raise ConfigError(
+                f"train.parallel={settings.parallel}: a phase with something around its parts runs "
+                "in one process; use parallel=none"
+            )
+        if choices.compiled and not around:
             logp.compile(dynamic=False)
         self.logp = spread(logp, model, settings.parallel)
         self.optimizer = make_optimizer(self.logp, settings)
@@ -169,6 +188,7 @@ class _Trainer:
             "phases": [
                 {"objective": to_json(phase.objective), "data": data}
                 | ({"scalar": phase.scalar._asdict()} if phase.scalar else {})
+                | ({"around": to_json(phase.around)} if phase.around else {})
                 for phase, data in zip(phases, data_are, strict=True)
             ],
         }
@@ -253,14 +273,12 @@ class _Trainer:
         for start in starts:
             part = phase.data.rows(own[start : start + self.micro_rows])
             batch = make_batch(part, self.group.device)
-            with gradients_apart(self.logp, last=start == starts[-1]):
-                logp_BL, value_BL = self.logp(
-                    batch.ids_BL,
-                    batch.targets_BL,
-                    batch.document_BL,
-                    _scalar_of(phase, part, self.group.device),
-                )
-                loss = phase.objective(logp_BL, batch._replace(value_BL=value_BL))
+            loss_of = partial(self._loss, phase, part, batch)
+            around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if phase.around is not None:
+                around = phase.around(self.model, batch, loss_of)
+            with gradients_apart(self.logp, last=start == starts[-1]), around:
+                loss = loss_of()
                 total = loss.value * loss.weight
                 total.backward()
             names = ["loss_nats", *loss.metrics]
@@ -268,6 +286,16 @@ class _Trainer:
             numbers = [*_counts(batch), *(number for mean in means for number in mean)]
             sums.append(torch.stack([number.double() for number in numbers]))
         return torch.stack(sums).sum(0), names
+
+    def _loss(self, phase: Phase, part: PackedRows, batch: TokenBatch) -> Loss:
+        """Return the loss of a part of a step."""
+        logp_BL, value_BL = self.logp(
+            batch.ids_BL,
+            batch.targets_BL,
+            batch.document_BL,
+            _scalar_of(phase, part, self.group.device),
+        )
+        return phase.objective(logp_BL, batch._replace(value_BL=value_BL))
 
     def _phase_of(self, step: int) -> tuple[Phase, int, int]:
         """Return the phase of a step, its number of steps, and the step counted within it."""
