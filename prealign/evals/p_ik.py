@@ -3,7 +3,9 @@
 A small value head looks at the last hidden state of the question and is trained with cross-entropy
 to the share of samples that were right (Kadavath et al. 2022, https://arxiv.org/abs/2207.05221).
 Departures: the model itself is left as it is, so the head has a hidden layer, and it is trained to
-the share among samples that try (`prealign.evals.knowing`).
+the share among samples that try (`prealign.evals.knowing`). Its inputs are the state itself, or
+what the model's own output layer makes of it (`peaks`): how high the likeliest next tokens stand,
+whatever they are, so that what is learnt of some answers can be said of others.
 
 Shape letters:  N = questions,  D = width,  H = width of the head.
 """
@@ -127,6 +129,18 @@ def last_states(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([found[i] for i in range(len(prompts))])
 
 
+def peaks(model: Any, states_ND: Tensor, *, without: int, count: int = 8) -> Tensor:
+    """Return log p of the likeliest next tokens behind each state, falling, fp32, [N, count].
+
+    Args:
+        model: Of transformers, with an output layer.
+        states_ND: See `last_states`.
+        without: An id that is left out, such as the one that an abstention begins with.
+        count: How many tokens.
+    """
+    return _next_logp(model, states_ND, without).topk(count, dim=-1).values.float()
+
+
 def next_entropy(model: Any, states_ND: Tensor, *, without: int) -> NDArray[np.float64]:
     """Return the entropy of the next token behind each hidden state, in nats: P(IK)'s baseline.
 
@@ -135,12 +149,16 @@ def next_entropy(model: Any, states_ND: Tensor, *, without: int) -> NDArray[np.f
         states_ND: See `last_states`.
         without: An id that is left out, such as the one that an abstention begins with.
     """
+    p_NV = _next_logp(model, states_ND, without).exp()
+    return np.asarray(torch.special.entr(p_NV).sum(-1).numpy(), dtype=np.float64)
+
+
+def _next_logp(model: Any, states_ND: Tensor, without: int) -> Tensor:
     device = next(model.parameters()).device
-    with torch.inference_mode():
-        logits_NV = model.get_output_embeddings()(states_ND.to(device)).double().cpu()
-        logits_NV[:, without] = -torch.inf
-        p_NV = logits_NV.softmax(-1)
-        return np.asarray(torch.special.entr(p_NV).sum(-1).numpy(), dtype=np.float64)
+    with torch.no_grad():
+        logits_NV: Tensor = model.get_output_embeddings()(states_ND.to(device)).double().cpu()
+    logits_NV[:, without] = -torch.inf
+    return logits_NV.log_softmax(-1)
 
 
 def fit_head(

@@ -91,15 +91,15 @@ class Honesty:
     world: FactWorld = field(default_factory=FactWorld)
     penalty: float = 1.0
     """Of a wrong answer, where a right one gains 1."""
-    steps: int = 80
+    steps: int = 160
     """Of policy gradient."""
     tasks_per_step: int = 8
     group: int = 8
     lr: float = 1e-3
-    taught_steps: int = 40
+    taught_steps: int = 30
     """Of the supervised arm, of as many rows as the others write."""
     taught_lr: float = 5e-4
-    samples: int = 8
+    samples: int = 6
     """Of each question, at each measurement."""
     asked: int = 360
     """Facts of each relation at each measurement, at most."""

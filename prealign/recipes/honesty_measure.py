@@ -26,7 +26,7 @@ from prealign.evals.confidence import measure_confidence, threshold
 from prealign.evals.corrigible import answers_of
 from prealign.evals.detect import auroc_interval
 from prealign.evals.knowing import Given, Pairs, Tries, pairs_of, told_pairs, try_often
-from prealign.evals.p_ik import Head, fit_head, last_states, next_entropy
+from prealign.evals.p_ik import Head, fit_head, last_states, next_entropy, peaks
 from prealign.evals.p_true import p_true, proposals
 from prealign.evals.stats import mean_interval
 from prealign.models.files import LoadedModel
@@ -108,16 +108,19 @@ def measure(
     test, plain = facts["test"], tries["test"]
     own = {fact.id: one.known for fact, one in zip(test, plain, strict=True)}
     before = own if known is None else known
-    head = _head(loaded, facts["train"], tries["train"], seed)
+    head, state_head = _heads(loaded, facts["train"], tries["train"], seed)
     rows = _tail_rows(how, loaded, test, plain, before, seed=seed, condition=condition)
     states = last_states(loaded.model, _prompts(loaded, [question(one) for one in test]))
-    scores = head(states)
-    entropies = next_entropy(loaded.model, states, without=_first_id(loaded))
+    first = _first_id(loaded)
+    scores = head(peaks(loaded.model, states, without=first))
+    entropies = next_entropy(loaded.model, states, without=first)
     for held_out, label in LABELS.items():
         some = [i for i, one in enumerate(test) if (one.relation == HELD_OUT) == held_out]
         part = [plain[i] for i in some]
         place = f"{condition}, {label}"
         rows += _p_ik_rows(how, part, scores[some], entropies[some], place)
+        bare = _or_none(partial(pairs_of, scores=state_head(states[some]).tolist()), part)
+        rows += [] if bare is None else _confidence_rows(how, bare, f"{place}, P(IK) of the state")
         rows += _p_true_rows(how, loaded, [test[i] for i in some], part, place)
     inside = [i for i, one in enumerate(test) if one.relation != HELD_OUT]
     rows += _source_rows(loaded, head, [test[i] for i in inside], before, seed, condition)
@@ -146,12 +149,22 @@ def _first_id(loaded: LoadedModel) -> int:
     return loaded.vocabulary.encode_text(f" {UNKNOWN}")[0]
 
 
-def _head(loaded: LoadedModel, facts: Sequence[Fact], tries: Sequence[Tries], seed: int) -> Head:
-    """Return a head trained on the relations that are not held out, with bare questions alone."""
+def _heads(
+    loaded: LoadedModel, facts: Sequence[Fact], tries: Sequence[Tries], seed: int
+) -> tuple[Head, Head]:
+    """Return two heads trained on bare questions of the relations that are not held out.
+
+    The first one reads how high the likeliest next tokens stand, the second one the state itself.
+    """
     use = [i for i, one in enumerate(facts) if one.relation != HELD_OUT]
     states = last_states(loaded.model, _prompts(loaded, [question(facts[i]) for i in use]))
     people = [facts[i].person for i in use]
-    return fit_head(states, [tries[i] for i in use], groups=people, seed=seed)
+    own = [tries[i] for i in use]
+    high = peaks(loaded.model, states, without=_first_id(loaded))
+    return (
+        fit_head(high, own, groups=people, width=8, seed=seed),
+        fit_head(states, own, groups=people, seed=seed),
+    )
 
 
 def _tail_rows(
@@ -241,7 +254,8 @@ def _source_rows(
     for source in SOURCES:
         rng = random.Random(f"sources {seed}")
         texts = [source_text(one, source, rng, names) + question(one) for one in facts]
-        scores = head(last_states(loaded.model, _prompts(loaded, texts)))
+        states = last_states(loaded.model, _prompts(loaded, texts))
+        scores = head(peaks(loaded.model, states, without=_first_id(loaded)))
         bare = scores if bare is None else bare
         answers = ask(loaded, list(zip(facts, texts, strict=True)), times=1, seed=seed + 3_000)
         right = np.array([float(one.count("right")) for one in answers])

@@ -12,7 +12,7 @@ from prealign.corpora.worlds.facts import Fact, check
 from prealign.errors import DataError
 from prealign.evals.choices import prompt_ids
 from prealign.evals.knowing import Given, Tries
-from prealign.evals.p_ik import fit_head, last_states, load_head, next_entropy
+from prealign.evals.p_ik import fit_head, last_states, load_head, next_entropy, peaks
 from prealign.evals.p_true import Proposal, p_true, proposals, sigmoid
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.fake import BiasedModel
@@ -103,6 +103,8 @@ def test_next_entropy_leaves_out_what_an_abstention_begins_with(model):
     p = p[p > 0]
     (found,) = next_entropy(model, states, without=5)
     assert found == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
+    (high,) = peaks(model, states, without=5, count=3)
+    assert high.tolist() == pytest.approx(sorted(p.log().tolist())[:-4:-1], abs=1e-5)
 
 
 def test_a_proposal_is_the_first_try_with_the_others_shown():

@@ -99,9 +99,9 @@ class Said(NamedTuple):
 class Town:
     """Who there is and what is true. The same settings give the same facts, on any machine."""
 
-    people: int = 120
+    people: int = 160
     """Whose facts there are; half of them are of the split `train`."""
-    times: tuple[int, ...] = (0, 4, 16, 48, 160)
+    times: tuple[int, ...] = (0, 4, 16, 48, 128)
     """How often facts are told, each number as often as the others."""
     seed: int = 0
 
