@@ -222,6 +222,6 @@ def _train(
                 best = Head(*(getattr(head, name).detach().clone() for name in _NAMES))
         optimizer.zero_grad()
         loss = loss_N[~is_back_N].sum() / tried_N[~is_back_N].sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return best

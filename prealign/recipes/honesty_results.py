@@ -44,7 +44,7 @@ def read_arms(out: Path) -> tuple[dict[str, Numbers], list[ResultRow]]:
             for row in read_run(folder).rows("evals"):
                 seed, where = int(row["seed"]), row["condition"].removeprefix(f"{arm}, ")
                 own = found.setdefault(arm, {}).setdefault(seed, {})
-                numbers = {k: float(row[k]) for k in ("value", "low", "high") if k in row}
+                numbers = {k: float(v) for k, v in row.items() if k in ("value", "low", "high")}
                 own[where, row["metric"]] = numbers
                 if row["metric"] in TOLD:
                     rows.append(
