@@ -3,8 +3,8 @@
     prealign run honesty seeds=5
 
 A small model is pretrained on facts that are told a known number of times, so that what it can know
-is known (`prealign.corpora.worlds.facts`). Then it is post-trained on the facts of half of the
-people, in three of four relations, by a reward: right or not (the control), ternary with an
+is known (`prealign.corpora.worlds.facts`). Then it is post-trained on the facts of most
+people, in two of three relations, by a reward: right or not (the control), ternary with an
 abstention that is worth more than a wrong answer, Brier with a told confidence, and both; or
 supervised, on what its own samples say of what it knows. Before and after, it is asked for the
 facts of the other people: how often it is right, wrong and silent, whether its confidence is
@@ -91,7 +91,7 @@ class Honesty:
     world: FactWorld = field(default_factory=FactWorld)
     penalty: float = 1.0
     """Of a wrong answer, where a right one gains 1."""
-    steps: int = 160
+    steps: int = 200
     """Of policy gradient."""
     tasks_per_step: int = 8
     group: int = 8
@@ -214,7 +214,7 @@ def _measured(
 
 
 def trained_on(corpus: Almanac) -> list[Fact]:
-    """Return the facts of post-training: of half of the people, without the held-out relation."""
+    """Return the facts of post-training: of the people of `train`, without the held-out relation."""
     facts = corpus.town.facts()
     return [one for one in facts if one.split == "train" and one.relation != HELD_OUT]
 
@@ -267,7 +267,7 @@ def stage_of(vocabulary: Vocabulary) -> Stage:
     """Return where answers are written: bare text, one line, no seed."""
     return Stage(
         vocabulary=vocabulary, policy=stay(vocabulary.scheme), contexts=Contexts(),
-        sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=12), tagged=False,
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=9), tagged=False,
         one_line=True,
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ from prealign.models.sample import Sampling
 
 HELD_OUT = "dish"
 """The relation that no post-training, and no P(IK) head, is trained on."""
-SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=12)
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=9)
 SOURCES: tuple[Source, ...] = ("none", "record", "irrelevant", "good hint", "misleading hint")
 ELSEWHERE: tuple[Style, ...] = ("phrasing", "statement")
 """Other ways of asking, for the cross-context test."""

@@ -99,9 +99,11 @@ class Said(NamedTuple):
 class Town:
     """Who there is and what is true. The same settings give the same facts, on any machine."""
 
-    people: int = 160
-    """Whose facts there are; half of them are of the split `train`."""
-    times: tuple[int, ...] = (0, 4, 16, 48, 128)
+    people: int = 150
+    """Whose facts there are."""
+    train_share: float = 0.6
+    """Of the people: they are of the split `train`, the others of `test`."""
+    times: tuple[int, ...] = (0, 8, 32, 96, 240)
     """How often facts are told, each number as often as the others."""
     seed: int = 0
 
@@ -109,6 +111,10 @@ class Town:
         most = len(ONSETS) * len(MIDDLES) * len(ENDS) // 2
         if not 2 <= self.people <= most:
             raise ConfigError(f"Town.people={self.people}: expected 2 to {most}")
+        if not 0 < self.train_share < 1:
+            raise ConfigError(
+                f"Town.train_share={self.train_share}: expected a share between 0 and 1"
+            )
         if not self.times or min(self.times) < 0:
             raise ConfigError(
                 f"Town.times={self.times}: expected one number at least, none below 0"
@@ -124,7 +130,7 @@ class Town:
         """Return all facts, person by person."""
         found = []
         for number, person in enumerate(self.names()[0]):
-            split: Split = "train" if number < self.people // 2 else "test"
+            split: Split = "train" if number < round(self.train_share * self.people) else "test"
             for relation in RELATIONS:
                 rng = random.Random(f"fact {self.seed} {number} {relation.name}")
                 value, times = rng.choice(relation.values), rng.choice(self.times)
