@@ -214,7 +214,7 @@ def _measured(
 
 
 def trained_on(corpus: Almanac) -> list[Fact]:
-    """Return the facts of post-training: of the people of `train`, without the held-out relation."""
+    """Return the facts of post-training: of people of `train`, without the held-out relation."""
     facts = corpus.town.facts()
     return [one for one in facts if one.split == "train" and one.relation != HELD_OUT]
 
