@@ -35,9 +35,10 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "recipes")
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
-        "character", "conditioning", "first_steps", "gating", "labels", "monosemanticity", "myopia",
-        "myopia_words", "narration", "pep8", "phf", "priors", "redteam", "retention", "s_curves",
-        "superposition", "surgeon", "two_modes", "two_modes_real",
+        "character", "conditioning", "first_steps", "gating", "honesty", "labels",
+        "monosemanticity", "myopia", "myopia_words", "narration", "pep8", "phf", "priors",
+        "redteam", "retention", "s_curves", "superposition", "surgeon", "two_modes",
+        "two_modes_real",
     }  # fmt: skip
 
 
