@@ -35,8 +35,8 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "recipes")
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
-        "character", "first_steps", "labels", "narration", "pep8", "phf", "redteam", "retention",
-        "s_curves", "superposition", "two_modes", "two_modes_real",
+        "character", "first_steps", "labels", "narration", "organisms", "pep8", "phf", "redteam",
+        "retention", "s_curves", "superposition", "two_modes", "two_modes_real",
     }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Hardening: attacks on activations while a model is trained, and what they leave of a flaw."""
