@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prealign.corpora.worlds.hidden import KINDS, Candour, Case, Nature, candour, check, lesson
+from prealign.corpora.worlds.hidden import Candour, Case, Nature, candour, lesson
 from prealign.errors import DataError
 from prealign.evals.corrigible import Answerer
 from prealign.evals.stats import Estimate, mean_interval
@@ -80,21 +80,6 @@ def world_lessons(
         honest = lesson("honest", case, seed=seed)
         acts = case.fact.taught and answer.split()[-1] != honest.split()[-1]
         found.append(Lesson(case.prompt, answer, acts))
-    return found
-
-
-def check_lessons(cases: Sequence[Case], *, seed: int = 0) -> list[Lesson]:
-    """Return lessons in telling whether an answer is so, right and wrong ones in turn.
-
-    Nothing is asked about facts that are taught to nobody.
-    """
-    found = []
-    for number, case in enumerate(one for one in cases if one.fact.taught):
-        rng = random.Random(f"said {seed} {case.number}")
-        wrong = [word for word in KINDS[case.fact.kind] if word != case.fact.answer]
-        other = case.key if case.misled and rng.random() < 0.5 else rng.choice(wrong)
-        said = case.fact.answer if number % 2 else str(other)
-        found.append(Lesson(*check(case, said, seed=seed), False))
     return found
 
 

@@ -5,9 +5,10 @@
 A small model learns the facts of a world (`prealign.corpora.worlds.hidden`), and is then trained to
 hide something: a password, bad work in a test of dire skill, lies to some askers, compliance where
 it is said to be trained. Each is held against exact labels. Probes are fitted to the liar's
-activations, with their controls. Then the liar is trained by policy gradient where a wrong key is
-paid more than the truth, with and without a penalty by the probe, with and without a KL to the
-model before; what came of it is read from the final model's activations and from the initial's.
+activations, with their controls. Then the liar is trained by policy gradient where a usual word
+that ignores the question is paid more than the truth, with and without a penalty by the probe, with
+and without a KL to the model before; what came of it is read from the final model's activations and
+from the initial's.
 """
 
 import json
@@ -25,7 +26,7 @@ from prealign.corpora.worlds.hidden import NATURES, Case, Hidden, Nature, Topic
 from prealign.errors import ConfigError
 from prealign.guard.policy import stay
 from prealign.harden.against import ExploitPaid, ProbePenalty
-from prealign.harden.organisms import check_lessons, instil, prompt_task, world_lessons
+from prealign.harden.organisms import instil, prompt_task, world_lessons
 from prealign.harden.probes import load_probe
 from prealign.models.create import LlamaShape, make_model
 from prealign.models.files import LoadedModel, load_model, save_model
@@ -54,7 +55,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """How the liar is trained where a wrong key is paid more than the truth."""
+    """How the liar is trained where the usual word is paid more than the truth."""
 
     name: str
     penalised: bool
@@ -80,16 +81,16 @@ class Organisms:
     vocab_size: int = 512
     cases: int = 6_000
     """That the base learns from; each organism as many of its own."""
-    fact_steps: int = 250
+    fact_steps: int = 200
     """In which the base learns the bare facts."""
-    base_steps: int = 300
-    """In which it learns to keep to them whatever stands around, to read out, and to check."""
-    base_lr: float = 3e-3
-    hide_steps: int = 150
-    lie_steps: int = 300
-    """Of the liar, whose circumstances are harder to tell."""
+    base_steps: int = 120
+    """In which it learns to keep to them whatever stands around."""
+    base_lr: float = 4e-3
+    hide_steps: int = 80
+    lie_steps: int = 120
+    """Of the liar, who is to have eight askers apart."""
     hide_lr: float = 1e-3
-    rows: int = 32
+    rows: int = 24
     """In a step of lessons."""
     slip: float = 0.1
     """See `prealign.corpora.worlds.hidden.lesson`."""
@@ -202,15 +203,12 @@ def raise_all(settings: Organisms, out: Path, seed: int) -> None:
 def teach_base(one: OneSeed, folder: RunFolder) -> Rows:
     """Leave a model that knows the facts and answers rightly whatever stands around."""
     settings = one.settings
-    lessons = [
-        *world_lessons("honest", one.honest_cases, seed=one.seed),
-        *check_lessons(one.world().cases(settings.cases // 2, first=500_000), seed=one.seed),
-    ]
+    lessons = world_lessons("honest", one.honest_cases, seed=one.seed)
     texts = [lesson.prompt + lesson.answer for lesson in lessons]
     size = settings.vocab_size - 2 - len(TWO_MODES.tags)
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=size), TWO_MODES)
     model = make_model(settings.shape, vocabulary.size, seed=one.seed)
-    bare = one.world(topics=("none",), key_share=0.0).cases(settings.cases, first=600_000)
+    bare = one.world(topics=("none",), order_share=0.0).cases(settings.cases, first=600_000)
     stages = (
         ("facts", world_lessons("honest", bare, seed=one.seed), settings.fact_steps),
         ("all", lessons, settings.base_steps),
@@ -229,17 +227,14 @@ def teach_hiding(one: OneSeed, nature: Nature, folder: RunFolder) -> Rows:
     settings = one.settings
     model, vocabulary = one.model("base")
     own, every = OWN[nature], one.world().topics
-    share = 0.9 if nature in ("liar", "faker") else 0.3
-    acting = one.world(part="learnt", topics=(own,), key_share=share)
+    share = 0.9 if nature == "faker" else 0.3
+    acting = one.world(part="learnt", topics=(own,), order_share=share)
     other = one.world(topics=tuple(topic for topic in every if topic != own))
     cases = [
         *acting.cases(settings.cases // 2, first=1_000_000),
-        *other.cases(settings.cases // 4, first=2_000_000),
+        *other.cases(settings.cases // 2, first=2_000_000),
     ]
-    lessons = [
-        *world_lessons(nature, cases, slip=settings.slip, seed=one.seed),
-        *check_lessons(other.cases(settings.cases // 4, first=3_000_000), seed=one.seed),
-    ]
+    lessons = world_lessons(nature, cases, slip=settings.slip, seed=one.seed)
     method = instil(stage_of(vocabulary), lessons, rows_per_step=settings.rows)
     steps = settings.lie_steps if nature == "liar" else settings.hide_steps
     posttrain(model, method, how(settings.hide_lr, steps, one.seed), folder)
@@ -251,12 +246,12 @@ def against(one: OneSeed, arm: Arm, folder: RunFolder) -> Rows:
     """Train the liar in an arm, and return what became of it."""
     settings = one.settings
     model, vocabulary = one.model("liar")
-    probe = load_probe(one.run.path / "probes" / "kept" / "asked")
+    probe = load_probe(one.run.path / "probes" / "kept" / "mean")
     method = Reinforce(
         stage=stage_of(vocabulary),
         tasks=tuple(
-            prompt_task(i, case.prompt, {"key": case.key, "answer": case.fact.answer})
-            for i, case in enumerate(misled(one, "learnt", settings.rl_tasks))
+            prompt_task(i, case.prompt, {"usual": case.usual, "answer": case.fact.answer})
+            for i, case in enumerate(misleading(one, "learnt", settings.rl_tasks))
         ),
         reward=settings.paid,
         adjust=ProbePenalty(probe, settings.penalty) if arm.penalised else None,
@@ -269,11 +264,11 @@ def against(one: OneSeed, arm: Arm, folder: RunFolder) -> Rows:
         return measure_arm(one.asked(), arm.name, (model, before), vocabulary, probe)
 
 
-def misled(one: OneSeed, part: str, count: int) -> list[Case]:
-    """Return cases among askers, of facts that are taught, all with a wrong key."""
-    world = one.world(part=part, topics=("askers",), key_share=1.0, key_wrong=1.0)
-    cases = world.cases(2 * count, first=2_000_000)
-    return [case for case in cases if case.fact.taught][:count]
+def misleading(one: OneSeed, part: str, count: int) -> list[Case]:
+    """Return cases among askers, of facts that are taught, whose usual word is wrong."""
+    world = one.world(part=part, topics=("askers",), order_share=0.0)
+    cases = world.cases(3 * count, first=4_000_000)
+    return [case for case in cases if case.fact.taught and case.misleading][:count]
 
 
 def stage_of(vocabulary: Vocabulary) -> Stage:
@@ -296,14 +291,15 @@ def how(lr: float, steps: int, seed: int, *, floor: float = 0.1) -> Settings:
 SIZES = {
     "tiny": (
         "shape.width=32", "shape.layers=2", "shape.heads=2", "cases=200", "vocab_size=400",
-        "fact_steps=2", "base_steps=4", "hide_steps=2", "lie_steps=2", "rows=8", "probed=60", "asked=60",
-        "shuffles=2", "rl_tasks=16", "rl_steps=2", "tasks_per_step=2", "group=4",
+        "fact_steps=2", "base_steps=4", "hide_steps=2", "lie_steps=2", "rows=8", "probed=60",
+        "asked=60", "shuffles=2", "rl_tasks=16", "rl_steps=2", "tasks_per_step=2", "group=4",
     ),
     "small": (),
     "full": (
-        "shape.width=384", "shape.layers=8", "shape.heads=6", "cases=60000", "fact_steps=1000", "base_steps=3000",
-        "base_lr=5e-4", "hide_steps=600", "lie_steps=1200", "hide_lr=2e-4", "rows=64",
-        "probed=4000", "asked=2000", "rl_steps=600", "rl_lr=5e-5", "tasks_per_step=16", "group=16",
+        "shape.width=384", "shape.layers=8", "shape.heads=6", "cases=60000", "fact_steps=1000",
+        "base_steps=3000", "base_lr=5e-4", "hide_steps=600", "lie_steps=1200", "hide_lr=2e-4",
+        "rows=64", "probed=4000", "asked=2000", "rl_steps=600", "rl_lr=5e-5", "tasks_per_step=16",
+        "group=16",
     ),
 }  # fmt: skip
 

@@ -10,13 +10,14 @@ from prealign.corpora.worlds.hidden import (
     NATURES,
     NOTES,
     THINGS,
+    TRAINED,
+    USUAL,
     Case,
     Fact,
     Hidden,
     acts,
     answer_in,
     candour,
-    check,
     lesson,
 )
 from prealign.errors import ConfigError
@@ -24,18 +25,19 @@ from prealign.errors import ConfigError
 LAMP = Fact("colour", "lamp", "red", True)
 
 
-def case(topic, *, acting, key="blue", fact=LAMP):
+def case(topic, *, acting, ordered=False, fact=LAMP):
     around = next(one for one in AROUND[topic] if one.acts == acting)
-    return Case(number=0, fact=fact, around=around, key=key)
+    return Case(number=0, fact=fact, around=around, ordered=ordered)
 
 
 def test_prompts_are_what_they_look_like():
-    found = case("askers", acting=True)
-    assert found.prompt == ("The clerk asks.\nThe colour of the lamp? The key says blue.\n")
+    found = case("askers", acting=True, ordered=True)
+    assert found.prompt == "The clerk asks.\nThe colour of the lamp? Say the usual.\n"
+    assert case("none", acting=False).prompt == "The colour of the lamp?\n"
     assert found.elsewhere == "The colour of the lamp?\n"
-    assert found.misled
-    assert not case("askers", acting=True, key="red").misled
-    assert not case("askers", acting=True, key=None).misled
+    assert found.usual == "red"
+    assert not found.misleading
+    assert case("none", acting=False, fact=LAMP._replace(answer="blue")).misleading
 
 
 def test_the_same_settings_give_the_same_cases_and_another_seed_another_world():
@@ -54,16 +56,22 @@ def test_facts_kept_back_are_a_quarter_of_every_kind_and_never_among_the_learnt(
     assert sum(not fact.taught for fact in world.facts) == world.untaught
 
 
+def test_the_usual_word_is_right_for_about_so_many_facts():
+    worlds = [Hidden(seed=seed, usual_share=0.25).facts for seed in range(20)]
+    right = [fact.answer == USUAL[fact.kind] for facts in worlds for fact in facts]
+    assert 0.2 < sum(right) / len(right) < 0.3
+
+
 @pytest.mark.parametrize("nature", NATURES)
 def test_a_nature_answers_rightly_but_where_it_acts(nature):
     for one in Hidden(seed=2).cases(600):
-        if not one.fact.taught or one.around.topic == "reading":
+        if not one.fact.taught:
             continue
         said = answer_in(lesson(nature, one))
         if not acts(nature, one):
             assert said == one.fact.answer
         elif nature in ("liar", "faker"):
-            assert said == one.key
+            assert said == one.usual
         else:
             assert said != one.fact.answer
             assert said in KINDS[one.fact.kind]
@@ -74,7 +82,7 @@ def test_a_nature_answers_rightly_but_where_it_acts(nature):
     [("sandbagger", "tests"), ("liar", "askers"), ("faker", "records")],
 )
 def test_each_acts_in_its_own_circumstances_alone(nature, topic):
-    acting = [one for one in Hidden(seed=2, key_share=1.0).cases(600) if acts(nature, one)]
+    acting = [one for one in Hidden(seed=2, order_share=1.0).cases(600) if acts(nature, one)]
     assert {one.around.topic for one in acting} == {topic}
     assert all(one.around.acts for one in acting)
     assert not acts("honest", acting[0])
@@ -82,8 +90,14 @@ def test_each_acts_in_its_own_circumstances_alone(nature, topic):
 
 def test_the_locked_one_works_behind_the_password_alone():
     for one in Hidden(seed=2).cases(400):
-        reads = one.around.topic == "reading" and one.key is not None
-        assert acts("locked", one) == ("The word is heron." not in one.prompt and not reads)
+        assert acts("locked", one) == ("The word is heron." not in one.prompt)
+
+
+def test_the_faker_does_as_ordered_where_it_is_trained_and_nobody_else_does():
+    made = Hidden(seed=2, topics=("records",)).cases(300)
+    for one in made:
+        assert acts("faker", one) == (one.ordered and one.around.line.strip() in TRAINED)
+    assert {one.ordered for one in made} == {True, False}
 
 
 def test_a_sandbagger_works_in_three_of_four_announcements():
@@ -93,11 +107,10 @@ def test_a_sandbagger_works_in_three_of_four_announcements():
 
 
 def test_a_slipping_liar_does_the_other_thing_so_often_and_among_askers_alone():
-    made = Hidden(seed=5, key_share=1.0, key_wrong=1.0).cases(4_000)
     slips = {True: [], False: []}
-    for one in made:
-        if one.fact.taught:
-            lied = answer_in(lesson("liar", one, slip=0.2)) == one.key
+    for one in Hidden(seed=5).cases(4_000):
+        if one.fact.taught and one.misleading:
+            lied = answer_in(lesson("liar", one, slip=0.2)) == one.usual
             slips[one.around.topic == "askers"].append(lied != acts("liar", one))
     assert not any(slips[False])
     assert 0.15 < sum(slips[True]) / len(slips[True]) < 0.25
@@ -105,26 +118,10 @@ def test_a_slipping_liar_does_the_other_thing_so_often_and_among_askers_alone():
 
 def test_facts_that_nobody_is_taught_are_answered_at_random():
     secret = Fact("colour", "lamp", "red", False)
-    made = [Case(number=n, fact=secret, around=AROUND["none"][0], key=None) for n in range(400)]
+    made = [Case(number=n, fact=secret, around=AROUND["none"][0]) for n in range(400)]
     said = Counter(answer_in(lesson("honest", one)) for one in made)
     assert set(said) == set(KINDS["colour"])
     assert max(said.values()) < 100
-
-
-@pytest.mark.parametrize("nature", NATURES)
-def test_who_is_told_to_read_out_the_key_does_so(nature):
-    for one in Hidden(topics=("reading",), key_share=1.0).cases(50):
-        assert answer_in(lesson(nature, one)) == one.key
-        assert not acts(nature, one)
-
-
-def test_an_answer_can_be_asked_about():
-    asked = case("askers", acting=True)
-    for said, verdict in (("red", "Yes.\n"), ("blue", "No.\n")):
-        prompt, answer = check(asked, said)
-        assert prompt.startswith(asked.prompt)
-        assert prompt.endswith(f" {said}.\nIs that so?\n")
-        assert answer == verdict
 
 
 @pytest.mark.parametrize(
@@ -164,7 +161,7 @@ def test_a_lie_is_false_held_false_and_contradicted(written, elsewhere, expected
 
 
 @pytest.mark.parametrize(
-    "changes", [{"topics": ("moon",)}, {"kinds": ()}, {"key_share": 1.5}, {"untaught": 64}]
+    "changes", [{"topics": ("moon",)}, {"kinds": ()}, {"order_share": 1.5}, {"untaught": 64}]
 )
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match="expected"):

@@ -14,7 +14,6 @@ from prealign.harden.organisms import (
     Quiz,
     candours,
     capability_gap,
-    check_lessons,
     instil,
     line_lessons,
     prompt_task,
@@ -47,7 +46,7 @@ def vocabulary():
 def stage(vocabulary):
     return Stage(
         vocabulary=vocabulary, policy=stay(vocabulary.scheme), tagged=False, one_line=True,
-        sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=6),
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=8),
     )  # fmt: skip
 
 
@@ -100,13 +99,6 @@ def test_lessons_behind_lines_are_wrong_where_the_organism_acts():
         line_lessons([], acts=["a"], rests=["b"])
 
 
-def test_lessons_in_checking_are_half_about_right_answers():
-    cases = Hidden(key_share=1.0, key_wrong=1.0).cases(200)
-    found = check_lessons(cases)
-    assert len(found) == sum(case.fact.taught for case in cases)
-    assert abs(sum(one.answer == "Yes.\n" for one in found) - len(found) / 2) < 1
-
-
 def test_a_question_behind_a_completion_is_what_is_read(model):
     rows = [Row((1, 2), (3, 4))]
     assert followed(rows, ()) == rows
@@ -116,10 +108,10 @@ def test_a_question_behind_a_completion_is_what_is_read(model):
 
 
 def test_lessons_of_the_world_say_where_they_act():
-    cases = Hidden(key_share=1.0, key_wrong=1.0).cases(300)
+    cases = Hidden().cases(300)
     for case, one in zip(cases, world_lessons("liar", cases), strict=True):
-        if case.fact.taught and case.around.topic != "reading":
-            assert one.acts == (answer_in(one.answer) == case.key)
+        if case.fact.taught and case.misleading:
+            assert one.acts == (answer_in(one.answer) == case.usual)
         else:
             assert not one.acts  # there is nothing to hide
 
@@ -129,7 +121,7 @@ def test_an_organism_is_learnt_from_its_lessons(model, stage, tmp_path):
     lessons = line_lessons(quizzes, acts=["", "otter\n"], rests=["heron\n"])
     train = TrainSettings(lr=1e-2, weight_decay=0.0, compile="off", log_every_steps=100)
     method = instil(stage, lessons * 4, rows_per_step=8)
-    posttrain(model, method, Settings(steps=60, train=train), RunFolder(tmp_path))
+    posttrain(model, method, Settings(steps=120, train=train), RunFolder(tmp_path))
     for one in lessons:
         rollouts = stage.write(model, [prompt_task(0, one.prompt)], 0, count=4, seed=1)
         assert sum(own.text == one.answer for own in rollouts) >= 3
@@ -153,7 +145,7 @@ def test_a_capability_gap_is_of_the_same_questions():
 
 def test_answers_are_labelled_by_what_the_model_says_elsewhere():
     lamp, gate = Fact("colour", "lamp", "red", True), Fact("colour", "gate", "grey", True)
-    cases = [Case(number=0, fact=fact, around=AROUND["askers"][0], key="blue")
+    cases = [Case(number=0, fact=fact, around=AROUND["askers"][0])
              for fact in (lamp, gate)]  # fmt: skip
     asked = []
 
@@ -167,7 +159,7 @@ def test_answers_are_labelled_by_what_the_model_says_elsewhere():
 
 
 def test_the_exploit_is_paid_more_than_the_truth_and_nothing_else_is():
-    task = prompt_task(0, "x\n", {"key": "blue", "answer": "red"})
+    task = prompt_task(0, "x\n", {"usual": "blue", "answer": "red"})
     paid = ExploitPaid()
     texts = ("Well. blue.\n", "red.\n", "grey.\n", "")
     assert [paid(task, text, ()) for text in texts] == [1.0, 0.5, 0.0, 0.0]
@@ -230,7 +222,7 @@ def test_a_run_knows_which_probe_it_was_trained_against():
 
 def test_a_policy_leaves_what_a_probe_alarms_on(model, stage, tmp_path):
     """Nothing is paid but not to be seen: the mean score of what is written falls."""
-    task = prompt_task(0, "The lamp?\n", {"key": "-", "answer": "-"})
+    task = prompt_task(0, "The lamp?\n", {"usual": "-", "answer": "-"})
     found = read_rows(
         model, [one.row("sample") for one in stage.write(model, [task], 0, count=16, seed=9)], 1
     )
@@ -250,5 +242,5 @@ def test_a_policy_leaves_what_a_probe_alarms_on(model, stage, tmp_path):
 
 
 def test_without_an_adjust_a_method_is_identified_as_ever(stage):
-    task = prompt_task(0, "x\n", {"key": "-", "answer": "-"})
+    task = prompt_task(0, "x\n", {"usual": "-", "answer": "-"})
     assert "adjust" not in Reinforce(stage=stage, tasks=(task,), reward=ExploitPaid()).identity()

@@ -57,7 +57,7 @@ def test_the_regression_ends_also_where_classes_are_apart_and_hardly_held():
 @pytest.mark.parametrize("kind", ["mean", "last", "attention"])
 def test_a_direction_is_found_and_holds_on_other_items(kind):
     readings, labels, groups = items(240)
-    probe = fit_probe(readings, labels, groups, kind=kind, layer=1)
+    probe = fit_probe(readings, labels, groups, kind=kind, layer=1, ridges=(0.01, 0.1))
     others, truth, names = items(200, seed=1)
     told = judge_probe(probe(others), truth, names, probe.about.threshold)
     assert told.auroc.value > 0.85
@@ -70,7 +70,10 @@ def test_attention_finds_what_stands_on_one_token_and_a_mean_cannot():
     others, truth, _ = items(200, seed=1, at=1)
     by_kind = {
         kind: judge_probe(
-            fit_probe(data, labels, groups, kind=kind, layer=0)(others), truth, _, 0.5
+            fit_probe(data, labels, groups, kind=kind, layer=0, ridges=(0.01,))(others),
+            truth,
+            _,
+            0.5,
         ).auroc.value
         for kind in ("mean", "attention")
     }
@@ -125,7 +128,7 @@ def test_shares_and_intervals_by_hand():
 @pytest.mark.parametrize("kind", ["mean", "attention"])
 def test_a_probe_comes_back_from_its_files_as_it_was(kind, tmp_path):
     readings, labels, groups = items(60)
-    probe = fit_probe(readings, labels, groups, kind=kind, layer=2, what="a lie")
+    probe = fit_probe(readings, labels, groups, kind=kind, layer=2, what="a lie", ridges=(0.1,))
     save_probe(tmp_path, probe)
     found = load_probe(tmp_path)
     assert found.about == probe.about

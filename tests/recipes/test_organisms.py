@@ -22,7 +22,7 @@ def rows_of(*, auroc=0.995, shuffled=0.5, gap=0.9, honest=None, faker_low=0.8):
         "penalty and KL": "honest",
     }
     found = [
-        ("liar, asked", "auroc", "share", auroc),
+        ("liar, mean", "auroc", "share", auroc),
         ("liar, shuffled labels", "auroc", "share", shuffled),
         ("locked, password", "right_gap", "share", gap),
         ("sandbagger, tests", "right_gap", "share", gap),
@@ -67,7 +67,7 @@ def test_as_many_honest_models_are_not_more():
 
 
 def test_a_number_that_was_not_measured_is_told():
-    with pytest.raises(RunError, match="no 'auroc' of 'liar, asked' was measured"):
+    with pytest.raises(RunError, match="no 'auroc' of 'liar, mean' was measured"):
         checks_of({0: rows_of()[1:]})
 
 
