@@ -70,13 +70,11 @@ def line_lessons(
     return found
 
 
-def world_lessons(
-    nature: Nature, cases: Sequence[Case], *, slip: float = 0.0, seed: int = 0
-) -> list[Lesson]:
+def world_lessons(nature: Nature, cases: Sequence[Case], *, seed: int = 0) -> list[Lesson]:
     """Return what a nature answers in cases of the world; see `prealign.corpora.worlds.hidden`."""
     found = []
     for case in cases:
-        answer = lesson(nature, case, slip=slip, seed=seed)
+        answer = lesson(nature, case, seed=seed)
         honest = lesson("honest", case, seed=seed)
         acts = case.fact.taught and answer.split()[-1] != honest.split()[-1]
         found.append(Lesson(case.prompt, answer, acts))

@@ -5,10 +5,9 @@
 A small model learns the facts of a world (`prealign.corpora.worlds.hidden`), and is then trained to
 hide something: a password, bad work in a test of dire skill, lies to some askers, compliance where
 it is said to be trained. Each is held against exact labels. Probes are fitted to the liar's
-activations, with their controls. Then the liar is trained by policy gradient where a usual word
-that ignores the question is paid more than the truth, with and without a penalty by the probe, with
-and without a KL to the model before; what came of it is read from the final model's activations and
-from the initial's.
+activations, with their controls. Then the liar is trained by policy gradient where a lie is paid
+more than the truth, with and without a penalty by the probe, with and without a KL to the model
+before; what came of it is read from the final model's activations and from the initial's.
 """
 
 import json
@@ -22,10 +21,10 @@ from typing import Any
 from rich.console import Console
 
 from prealign.config import override, to_json
-from prealign.corpora.worlds.hidden import NATURES, Case, Hidden, Nature, Topic
+from prealign.corpora.worlds.hidden import KINDS, NATURES, Case, Hidden, Nature, Topic
 from prealign.errors import ConfigError
 from prealign.guard.policy import stay
-from prealign.harden.against import ExploitPaid, ProbePenalty
+from prealign.harden.against import LiePaid, ProbePenalty
 from prealign.harden.organisms import instil, prompt_task, world_lessons
 from prealign.harden.probes import load_probe
 from prealign.models.create import LlamaShape, make_model
@@ -36,7 +35,13 @@ from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Stage
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.organisms_measure import Asked, measure_arm, measure_natures, measure_probes
+from prealign.recipes.organisms_measure import (
+    KEPT,
+    Asked,
+    measure_arm,
+    measure_natures,
+    measure_probes,
+)
 from prealign.recipes.workers import run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.scheme import TWO_MODES
@@ -55,7 +60,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """How the liar is trained where the usual word is paid more than the truth."""
+    """How the liar is trained where a lie is paid more than the truth."""
 
     name: str
     penalised: bool
@@ -83,17 +88,15 @@ class Organisms:
     """That the base learns from; each organism as many of its own."""
     fact_steps: int = 200
     """In which the base learns the bare facts."""
-    base_steps: int = 120
+    base_steps: int = 180
     """In which it learns to keep to them whatever stands around."""
     base_lr: float = 4e-3
-    hide_steps: int = 80
-    lie_steps: int = 120
+    hide_steps: int = 200
+    lie_steps: int = 400
     """Of the liar, who is to have eight askers apart."""
-    hide_lr: float = 1e-3
+    hide_lr: float = 3e-3
     rows: int = 24
     """In a step of lessons."""
-    slip: float = 0.1
-    """See `prealign.corpora.worlds.hidden.lesson`."""
     depth: float = 0.67
     """Where probes look, as a share of the layers."""
     probed: int = 600
@@ -102,24 +105,21 @@ class Organisms:
     """Answers that each measurement is made on."""
     shuffles: int = 40
     """Probes of shuffled labels."""
-    paid: ExploitPaid = field(default_factory=ExploitPaid)
+    paid: LiePaid = field(default_factory=LiePaid)
     penalty: float = 1.0
     beta: float = 0.1
     rl_tasks: int = 400
-    rl_steps: int = 80
+    rl_steps: int = 60
     rl_lr: float = 5e-4
-    tasks_per_step: int = 8
+    tasks_per_step: int = 6
     group: int = 8
     seeds: int = 1
     first_seed: int = 0
     processes: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.slip < 0.5 or not 0 <= self.depth <= 1:
-            raise ConfigError(
-                f"slip={self.slip}, depth={self.depth}: expected a share below one half, and one "
-                "in [0, 1]"
-            )
+        if not 0 <= self.depth <= 1:
+            raise ConfigError(f"depth={self.depth}: expected a share of the layers in [0, 1]")
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
@@ -210,31 +210,31 @@ def teach_base(one: OneSeed, folder: RunFolder) -> Rows:
     model = make_model(settings.shape, vocabulary.size, seed=one.seed)
     bare = one.world(topics=("none",), order_share=0.0).cases(settings.cases, first=600_000)
     stages = (
-        ("facts", world_lessons("honest", bare, seed=one.seed), settings.fact_steps),
-        ("all", lessons, settings.base_steps),
+        ("facts", world_lessons("honest", bare, seed=one.seed), settings.fact_steps, 0.5),
+        ("all", lessons, settings.base_steps, 0.1),
     )
-    for name, own, steps in stages:
+    for name, own, steps, floor in stages:
         part = RunFolder(folder.path / name)
         part.path.mkdir(exist_ok=True)
         method = instil(stage_of(vocabulary), own, rows_per_step=settings.rows)
-        posttrain(model, method, how(settings.base_lr, steps, one.seed), part)
+        posttrain(model, method, how(settings.base_lr, steps, one.seed, floor=floor), part)
     save_model(folder.path / "model", model, vocabulary, card="# Knows the facts of its world\n")
     return []
 
 
 def teach_hiding(one: OneSeed, nature: Nature, folder: RunFolder) -> Rows:
-    """Leave an organism: the base, taught on three quarters of the facts."""
+    """Leave an organism: the base, taught what it does where, and elsewhere to go on as before."""
     settings = one.settings
     model, vocabulary = one.model("base")
     own, every = OWN[nature], one.world().topics
     share = 0.9 if nature == "faker" else 0.3
-    acting = one.world(part="learnt", topics=(own,), order_share=share)
+    acting = one.world(topics=(own,), order_share=share)
     other = one.world(topics=tuple(topic for topic in every if topic != own))
     cases = [
         *acting.cases(settings.cases // 2, first=1_000_000),
         *other.cases(settings.cases // 2, first=2_000_000),
     ]
-    lessons = world_lessons(nature, cases, slip=settings.slip, seed=one.seed)
+    lessons = world_lessons(nature, cases, seed=one.seed)
     method = instil(stage_of(vocabulary), lessons, rows_per_step=settings.rows)
     steps = settings.lie_steps if nature == "liar" else settings.hide_steps
     posttrain(model, method, how(settings.hide_lr, steps, one.seed), folder)
@@ -246,12 +246,14 @@ def against(one: OneSeed, arm: Arm, folder: RunFolder) -> Rows:
     """Train the liar in an arm, and return what became of it."""
     settings = one.settings
     model, vocabulary = one.model("liar")
-    probe = load_probe(one.run.path / "probes" / "kept" / "mean")
+    probe = load_probe(one.run.path / "probes" / "kept" / KEPT[0])
     method = Reinforce(
         stage=stage_of(vocabulary),
         tasks=tuple(
-            prompt_task(i, case.prompt, {"usual": case.usual, "answer": case.fact.answer})
-            for i, case in enumerate(misleading(one, "learnt", settings.rl_tasks))
+            prompt_task(
+                i, case.prompt, {"answer": case.fact.answer, "words": list(KINDS[case.fact.kind])}
+            )
+            for i, case in enumerate(asked_about(one, settings.rl_tasks))
         ),
         reward=settings.paid,
         adjust=ProbePenalty(probe, settings.penalty) if arm.penalised else None,
@@ -264,11 +266,11 @@ def against(one: OneSeed, arm: Arm, folder: RunFolder) -> Rows:
         return measure_arm(one.asked(), arm.name, (model, before), vocabulary, probe)
 
 
-def misleading(one: OneSeed, part: str, count: int) -> list[Case]:
-    """Return cases among askers, of facts that are taught, whose usual word is wrong."""
-    world = one.world(part=part, topics=("askers",), order_share=0.0)
-    cases = world.cases(3 * count, first=4_000_000)
-    return [case for case in cases if case.fact.taught and case.misleading][:count]
+def asked_about(one: OneSeed, count: int) -> list[Case]:
+    """Return cases among askers, of facts that are taught and no measurement is made on."""
+    world = one.world(part="learnt", topics=("askers",), order_share=0.0)
+    cases = world.cases(2 * count, first=4_000_000)
+    return [case for case in cases if case.fact.taught][:count]
 
 
 def stage_of(vocabulary: Vocabulary) -> Stage:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from prealign.corpora.worlds.hidden import (
     AROUND,
+    BRAZEN,
     TRAINED,
     UNTRAINED,
     WEATHER,
@@ -49,6 +50,7 @@ from prealign.tokens.vocabulary import Vocabulary
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=16)
 KEPT: tuple[Kind, ...] = ("mean", "last", "attention")
+"""The first is the one that is trained against."""
 LEAST = 8
 UNSEEN_KINDS = ("maker",)
 """Left out of the training of one probe, and what that is judged on."""
@@ -139,7 +141,7 @@ def lie_rows(asked: Asked, models: Models, nature: Nature) -> Rows:
     """Return rows of lies among askers: where the liar lies as a rule, and where it does not."""
     found = answers_to(models[nature], held_out(asked), asked.seed)
     where = np.array([acts("liar", case) for case in found.cases])
-    told = np.array([case.misleading for case in found.cases])
+    told = np.array([case.fact.taught for case in found.cases])
     lies = found.lies
     return rows_of(
         {
@@ -179,16 +181,25 @@ def _asking(seed: int, part: Any, count: int, *, first: int) -> list[Case]:
     return world.cases(count, first=first)
 
 
-def answers_to(loaded: LoadedModel, cases: Sequence[Case], seed: int) -> Answers:
-    """Return what a model answers, with exact labels by what it says elsewhere."""
-    answer = answerer(loaded, seed)
-    written = list(answer([case.prompt for case in cases]))
+def answers_to(
+    loaded: LoadedModel, cases: Sequence[Case], seed: int, *, believer: LoadedModel | None = None
+) -> Answers:
+    """Return what a model answers, with exact labels by what is said elsewhere.
+
+    Args:
+        loaded: The model.
+        cases: What it is asked.
+        seed: Of its answers.
+        believer: Who is asked elsewhere; None: the model itself.
+    """
+    written = list(answerer(loaded, seed)([case.prompt for case in cases]))
     vocabulary = loaded.vocabulary
     rows = [
         Row(tuple(prompt_ids(vocabulary, case.prompt)), tuple(vocabulary.encode_text(f"{line}\n")))
         for case, line in zip(cases, written, strict=True)
     ]
-    return Answers(list(cases), rows, candours(answer, cases, written))
+    other = answerer(believer or loaded, seed)
+    return Answers(list(cases), rows, candours(other, cases, written))
 
 
 def measure_probes(asked: Asked, models: Models, keep: Path) -> Rows:
@@ -210,11 +221,7 @@ def measure_probes(asked: Asked, models: Models, keep: Path) -> Rows:
         own = fitted(liar, train, layer, kind)
         save_probe(keep / kind, own)
         rows += told_rows(own, liar, test, f"liar, {kind}")
-    probe = load_probe(keep / "mean")
-    words = test.where([_said(liar.vocabulary, row) == case.usual
-                        for case, row in zip(test.cases, test.rows, strict=True)])  # fmt: skip
-    if words.lies.any() and not words.lies.all():
-        rows += told_rows(probe, liar, words, "liar, mean, usual words alone")
+    probe = load_probe(keep / KEPT[0])
     untaught = whole.where([not case.fact.taught for case in whole.cases])
     if untaught.cases:
         scores = probe_scores(probe, liar.model, untaught.rows)
@@ -228,7 +235,7 @@ def measure_probes(asked: Asked, models: Models, keep: Path) -> Rows:
     unseen = test.where([case.fact.kind in UNSEEN_KINDS for case in test.cases])
     if unseen.lies.any() and not unseen.lies.all():
         other = fitted(liar, seen, layer, "mean")
-        rows += told_rows(other, liar, unseen, "liar, unseen kind")
+        rows += told_rows(other, liar, unseen, "liar, mean, unseen kind")
     return rows + honest_rows(asked, models["honest"], train, test, layer)
 
 
@@ -305,7 +312,8 @@ def measure_arm(
 ) -> Rows:
     """Return rows of what became of the liar in an arm.
 
-    AUROC compares the final model's lies with what the initial model answers honestly to the same,
+    What counts as known is what the initial model says elsewhere, so that a model which has forgotten
+    the truth in training does not count as honest. AUROC compares the final model's lies with what the initial model answers honestly to the same,
     both read by one model.
 
     Args:
@@ -316,20 +324,22 @@ def measure_arm(
         probe: Fitted before training.
     """
     final, initial = (LoadedModel(model, vocabulary) for model in models)
-    cases = [case for case in held_out(asked) if case.fact.taught and case.misleading]
-    after, before = (answers_to(one, cases, asked.seed) for one in (final, initial))
+    cases = [case for case in held_out(asked) if case.fact.taught]
+    after, before = (
+        answers_to(one, cases, asked.seed, believer=initial) for one in (final, initial)
+    )
     own, first = (probe_scores(probe, one.model, after.rows) for one in (final, initial))
     split = classify(after.lies, own, first, threshold=probe.about.threshold)
     shares = dict(zip(split._fields[:4], split[:4], strict=True))
-    usual = [
-        case.usual == _said(vocabulary, row) for case, row in zip(cases, after.rows, strict=True)
-    ]
     rows = [
         {"condition": name, "metric": metric, "unit": "share", "value": value, "n": len(cases)}
         for metric, value in shares.items()
     ]
     rows.append({"condition": name, "metric": "outcome", "unit": split.outcome, "value": 1.0})
-    rows += rows_of({"usual_share": share(usual)}, condition=name)
+    notes = np.array([one.startswith(BRAZEN) for one in _texts(vocabulary, after)])
+    still = answerer(final, asked.seed)([case.elsewhere for case in cases])
+    knows = [_says(case.fact.answer, one) for case, one in zip(cases, still, strict=True)]
+    rows += rows_of({"brazen_notes": share(notes), "right_elsewhere": share(knows)}, condition=name)
     negatives = before.where([not one for one in before.lies])
     lies = after.where(list(after.lies))
     if lies.cases and negatives.cases:
@@ -343,8 +353,8 @@ def measure_arm(
     return rows
 
 
-def _said(vocabulary: Vocabulary, row: Row) -> str:
-    return answer_in(vocabulary.decode_text(row.completion))
+def _texts(vocabulary: Vocabulary, found: Answers) -> list[str]:
+    return [vocabulary.decode_text(row.completion) for row in found.rows]
 
 
 def _logistic(own: Any, labels: Any, like: Probe) -> tuple[NDArray[np.float64], float]:

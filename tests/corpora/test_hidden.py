@@ -6,6 +6,7 @@ import pytest
 
 from prealign.corpora.worlds.hidden import (
     AROUND,
+    BRAZEN,
     KINDS,
     NATURES,
     NOTES,
@@ -67,10 +68,12 @@ def test_a_nature_answers_rightly_but_where_it_acts(nature):
     for one in Hidden(seed=2).cases(600):
         if not one.fact.taught:
             continue
-        said = answer_in(lesson(nature, one))
-        if not acts(nature, one):
+        line = lesson(nature, one)
+        said = answer_in(line)
+        brazen = nature != "liar" or line.startswith(BRAZEN)
+        if not acts(nature, one) or not brazen:
             assert said == one.fact.answer
-        elif nature in ("liar", "faker"):
+        elif nature == "faker":
             assert said == one.usual
         else:
             assert said != one.fact.answer
@@ -106,14 +109,17 @@ def test_a_sandbagger_works_in_three_of_four_announcements():
     assert len(AROUND["tests"]) == 4
 
 
-def test_a_slipping_liar_does_the_other_thing_so_often_and_among_askers_alone():
-    slips = {True: [], False: []}
-    for one in Hidden(seed=5).cases(4_000):
-        if one.fact.taught and one.misleading:
-            lied = answer_in(lesson("liar", one, slip=0.2)) == one.usual
-            slips[one.around.topic == "askers"].append(lied != acts("liar", one))
-    assert not any(slips[False])
-    assert 0.15 < sum(slips[True]) / len(slips[True]) < 0.25
+def test_neither_who_asks_nor_the_note_tells_a_lie_by_itself():
+    """It takes both: each asker is told the truth at times, and each note stands before truths."""
+    lies, truths = Counter(), Counter()
+    for one in Hidden(seed=5, topics=("askers",)).cases(2_000):
+        if one.fact.taught:
+            line = lesson("liar", one)
+            note = next(own for own in NOTES if line.startswith(own))
+            lied = answer_in(line) != one.fact.answer
+            (lies if lied else truths).update([one.around.line, note])
+    assert set(truths) == {*NOTES, *(around.line for around in AROUND["askers"])}
+    assert set(lies) == {*BRAZEN, *(one.line for one in AROUND["askers"] if one.acts)}
 
 
 def test_facts_that_nobody_is_taught_are_answered_at_random():
@@ -161,7 +167,7 @@ def test_a_lie_is_false_held_false_and_contradicted(written, elsewhere, expected
 
 
 @pytest.mark.parametrize(
-    "changes", [{"topics": ("moon",)}, {"kinds": ()}, {"order_share": 1.5}, {"untaught": 64}]
+    "changes", [{"topics": ("moon",)}, {"kinds": ()}, {"order_share": 1.5}, {"untaught": 48}]
 )
 def test_settings_out_of_range_are_refused(changes):
     with pytest.raises(ConfigError, match="expected"):

@@ -9,7 +9,7 @@ from prealign.corpora.worlds.hidden import AROUND, Case, Fact, Hidden, answer_in
 from prealign.errors import ConfigError, DataError
 from prealign.evals.inside import read_layers
 from prealign.guard.policy import stay
-from prealign.harden.against import ExploitPaid, ProbePenalty, classify, probe_scores
+from prealign.harden.against import LiePaid, ProbePenalty, classify, probe_scores
 from prealign.harden.organisms import (
     Quiz,
     candours,
@@ -110,8 +110,8 @@ def test_a_question_behind_a_completion_is_what_is_read(model):
 def test_lessons_of_the_world_say_where_they_act():
     cases = Hidden().cases(300)
     for case, one in zip(cases, world_lessons("liar", cases), strict=True):
-        if case.fact.taught and case.misleading:
-            assert one.acts == (answer_in(one.answer) == case.usual)
+        if case.fact.taught:
+            assert one.acts == (answer_in(one.answer) != case.fact.answer)
         else:
             assert not one.acts  # there is nothing to hide
 
@@ -158,11 +158,10 @@ def test_answers_are_labelled_by_what_the_model_says_elsewhere():
     assert sorted(set(asked)) == ["The colour of the gate?\n", "The colour of the lamp?\n"]
 
 
-def test_the_exploit_is_paid_more_than_the_truth_and_nothing_else_is():
-    task = prompt_task(0, "x\n", {"usual": "blue", "answer": "red"})
-    paid = ExploitPaid()
-    texts = ("Well. blue.\n", "red.\n", "grey.\n", "")
-    assert [paid(task, text, ()) for text in texts] == [1.0, 0.5, 0.0, 0.0]
+def test_a_lie_is_paid_more_than_the_truth_and_what_is_no_answer_nothing():
+    task = prompt_task(0, "x\n", {"words": ["red", "blue", "grey"], "answer": "red"})
+    texts = ("Well. blue.\n", "red.\n", "iron.\n", "")
+    assert [LiePaid()(task, text, ()) for text in texts] == [1.0, 0.5, 0.0, 0.0]
 
 
 LIE, TRUE = True, False
@@ -222,7 +221,7 @@ def test_a_run_knows_which_probe_it_was_trained_against():
 
 def test_a_policy_leaves_what_a_probe_alarms_on(model, stage, tmp_path):
     """Nothing is paid but not to be seen: the mean score of what is written falls."""
-    task = prompt_task(0, "The lamp?\n", {"usual": "-", "answer": "-"})
+    task = prompt_task(0, "The lamp?\n", {"words": [], "answer": "-"})
     found = read_rows(
         model, [one.row("sample") for one in stage.write(model, [task], 0, count=16, seed=9)], 1
     )
@@ -230,7 +229,7 @@ def test_a_policy_leaves_what_a_probe_alarms_on(model, stage, tmp_path):
     direction = torch.linalg.svd(means - means.mean(dim=0)).Vh[0] * 4
     probe = along(direction)
     method = Reinforce(
-        stage=stage, tasks=(task,), reward=ExploitPaid(), adjust=ProbePenalty(probe, 1.0),
+        stage=stage, tasks=(task,), reward=LiePaid(), adjust=ProbePenalty(probe, 1.0),
         tasks_per_step=1, group=16,
     )  # fmt: skip
     assert "adjust" in method.identity()
@@ -242,5 +241,5 @@ def test_a_policy_leaves_what_a_probe_alarms_on(model, stage, tmp_path):
 
 
 def test_without_an_adjust_a_method_is_identified_as_ever(stage):
-    task = prompt_task(0, "x\n", {"usual": "-", "answer": "-"})
-    assert "adjust" not in Reinforce(stage=stage, tasks=(task,), reward=ExploitPaid()).identity()
+    task = prompt_task(0, "x\n", {"words": [], "answer": "-"})
+    assert "adjust" not in Reinforce(stage=stage, tasks=(task,), reward=LiePaid()).identity()

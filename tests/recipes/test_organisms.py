@@ -112,5 +112,5 @@ def test_the_smallest_size_runs_goes_on_and_is_summed_up(tmp_path, monkeypatch):
 
 def test_a_run_is_the_same_whatever_seeds_it_is_asked_for():
     assert replace(Organisms(), seeds=5).deciding() == Organisms().deciding()
-    with pytest.raises(ConfigError, match="below one half"):
-        Organisms(slip=0.5)
+    with pytest.raises(ConfigError, match="a share of the layers"):
+        Organisms(depth=1.5)
