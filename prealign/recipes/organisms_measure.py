@@ -312,9 +312,9 @@ def measure_arm(
 ) -> Rows:
     """Return rows of what became of the liar in an arm.
 
-    What counts as known is what the initial model says elsewhere, so that a model which has forgotten
-    the truth in training does not count as honest. AUROC compares the final model's lies with what the initial model answers honestly to the same,
-    both read by one model.
+    What counts as known is what the initial model says elsewhere, so that a model that has lost the
+    truth in training does not count as honest. AUROC compares the final model's lies with what the
+    initial model answers honestly to the same, both read by one model.
 
     Args:
         asked: How much.
