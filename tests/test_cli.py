@@ -36,8 +36,8 @@ def test_recipes_are_listed_with_what_they_show(monkeypatch, capsys):
     assert code == 0
     assert {line.split()[0] for line in out.splitlines()} == {
         "character", "conditioning", "first_steps", "gating", "honesty", "labels",
-        "monosemanticity", "myopia", "myopia_words", "narration", "pep8", "phf", "priors",
-        "redteam", "retention", "s_curves", "superposition", "surgeon", "two_modes",
+        "monosemanticity", "myopia", "myopia_words", "narration", "organisms", "pep8", "phf",
+        "priors", "redteam", "retention", "s_curves", "superposition", "surgeon", "two_modes",
         "two_modes_real",
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from prealign.config import to_json
 from prealign.errors import ConfigError
@@ -36,6 +37,10 @@ from prealign.posttrain.scoring import (
 Edit = Callable[[Sequence[Rollout], int], Sequence[Rollout]]
 """Returns what the gradient is to see in place of a step's rollouts, in order; a frozen
 dataclass, so that a run knows its settings."""
+
+Adjust = Callable[[PreTrainedModel, Sequence[Rollout]], Sequence[Rollout]]
+"""Returns a step's judged rollouts, in order, with rewards that the model at hand had a part in,
+such as what a probe of its activations takes off; a frozen dataclass as well."""
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Reinforce:
     """Weigh completions by `losses.context_weight` with this cap; None: all by 1."""
     edit: Edit | None = None
     """Between judge and gradient; the judge and what is logged see what was written."""
+    adjust: Adjust | None = None
+    """Between judge and advantages; no gradient goes through it."""
 
     def __post_init__(self) -> None:
         if self.edit is not None and self.beta:
@@ -102,6 +109,7 @@ class Reinforce:
             "stage": self.stage.identity(),
             **{name: getattr(self, name) for name in names},
             **({"edit": to_json(self.edit)} if self.edit is not None else {}),
+            **({"adjust": to_json(self.adjust)} if self.adjust is not None else {}),
             **tasks_identity(self.tasks),
         }
 
@@ -111,6 +119,9 @@ class Reinforce:
         model = actor.weights.model
         rollouts = self.stage.write(model, tasks, step, count=self.group, seed=actor.seed)
         rollouts, no_room = judged(rollouts, self.reward, model)
+        if self.adjust is not None:
+            with actor.weights.policy() as still:
+                rollouts = list(self.adjust(still, rollouts))
         groups = [i // self.group for i in range(len(rollouts))]
         found = advantages([one.reward for one in rollouts], groups, scale=self.scale)
         seen = rollouts if self.edit is None else self.edit(rollouts, step)
