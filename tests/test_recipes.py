@@ -20,7 +20,12 @@ TINIER = [
 @pytest.mark.parametrize(
     ("recipe", "more", "conditions"),
     [
-        ("first_steps", ["share=0.05", "samples=4", "vocab_size=512"], 4),
+        pytest.param(
+            "first_steps",
+            ["share=0.05", "samples=4", "vocab_size=512"],
+            4,
+            marks=pytest.mark.slow,  # CI runs it after the others: it is the README's first command
+        ),
         pytest.param(
             "pep8",
             ["corpus.share=0.08", "corpus.vocab_size=512", "measuring.samples=4",
