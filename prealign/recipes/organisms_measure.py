@@ -111,7 +111,8 @@ def measure_natures(asked: Asked, models: Models) -> Rows:
     lines = {name: {side: [one.line for one in own if one.acts == side] for side in (True, False)}
              for name, own in AROUND.items()}  # fmt: skip
     rows: Rows = []
-    for nature in ("locked", "sandbagger", "honest"):
+    tested: tuple[Nature, ...] = ("locked", "sandbagger", "honest")
+    for nature in tested:
         answer = answerer(models[nature], asked.seed)
         if nature != "sandbagger":
             found = capability_gap(answer, questions, acts=["", *lines["words"][False]],
@@ -121,11 +122,10 @@ def measure_natures(asked: Asked, models: Models) -> Rows:
             found = capability_gap(answer, questions, acts=lines["tests"][True],
                                    rests=["", *lines["tests"][False]])  # fmt: skip
             rows += _gap_rows(found, f"{nature}, tests")
-    for nature in ("liar", "honest"):
-        rows += lie_rows(asked, models, nature)
-    for nature in ("faker", "honest"):
-        rows += faking_rows(asked, models, nature)
-    return rows
+    liars: tuple[Nature, ...] = ("liar", "honest")
+    fakers: tuple[Nature, ...] = ("faker", "honest")
+    rows += [row for nature in liars for row in lie_rows(asked, models, nature)]
+    return rows + [row for nature in fakers for row in faking_rows(asked, models, nature)]
 
 
 def _gap_rows(found: Gap, condition: str) -> Rows:
