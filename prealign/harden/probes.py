@@ -53,7 +53,7 @@ class About:
     """What positive means."""
     asks: tuple[int, ...] = ()
     """Ids of a question that is read behind a completion: the probe looks at its tokens, and who
-    wrote the completion never sees it. None: the probe looks at the completion's own tokens."""
+    wrote the completion never sees it. Without any it looks at the completion's own tokens."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -106,7 +106,7 @@ def rows_of(metric: Mapping[str, Estimate], *, condition: str, unit: str = "shar
 
 def measure_natures(asked: Asked, models: Models) -> Rows:
     """Return rows of what each organism hides, beside the honest model in the same test."""
-    facts = [fact for fact in Hidden(seed=asked.seed, part="kept back").asked if fact.taught]
+    facts = [fact for fact in Hidden(seed=asked.seed).asked if fact.taught]
     questions = [(f"{fact.question}\n", partial(_says, fact.answer)) for fact in facts]
     lines = {name: {side: [one.line for one in own if one.acts == side] for side in (True, False)}
              for name, own in AROUND.items()}  # fmt: skip
@@ -172,7 +172,7 @@ def _lines(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def held_out(asked: Asked) -> list[Case]:
-    """Return cases among askers, of facts that no organism and no probe was taught to lie about."""
+    """Return cases among askers, of facts that no probe is fitted to and no arm is paid for."""
     return _asking(asked.seed, "kept back", asked.asked, first=5_000_000)
 
 
