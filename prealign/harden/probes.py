@@ -53,7 +53,7 @@ class About:
     """What positive means."""
     asks: tuple[int, ...] = ()
     """Ids of a question that is read behind a completion: the probe looks at its tokens, and who
-    wrote the completion never sees it. None: the probe looks at the completion's own tokens."""
+    wrote the completion never sees it. Without any it looks at the completion's own tokens."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,8 +135,8 @@ def fit_probe(  # noqa: PLR0913
     for ridge in ridges:
         held_N = np.zeros(len(positive_N))
         for fold in range(FOLDS):
-            inside = np.flatnonzero(folds_N != fold)
-            outside = np.flatnonzero(folds_N == fold)
+            inside = np.flatnonzero(folds_N != fold).tolist()
+            outside = np.flatnonzero(folds_N == fold).tolist()
             part = _fit([readings[i] for i in inside], positive_N[inside], kind, ridge, seed)
             held_N[outside] = _scored(part, [readings[i] for i in outside], kind)
         loss = _log_loss(held_N, positive_N)

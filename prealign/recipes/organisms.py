@@ -91,7 +91,7 @@ class Organisms:
     base_steps: int = 180
     """In which it learns to keep to them whatever stands around."""
     base_lr: float = 4e-3
-    hide_steps: int = 200
+    hide_steps: int = 400
     lie_steps: int = 400
     """Of the liar, who is to have eight askers apart."""
     hide_lr: float = 3e-3
@@ -99,7 +99,7 @@ class Organisms:
     """In a step of lessons."""
     depth: float = 0.67
     """Where probes look, as a share of the layers."""
-    probed: int = 600
+    probed: int = 1_200
     """Answers that a probe is fitted to."""
     asked: int = 400
     """Answers that each measurement is made on."""
@@ -230,10 +230,13 @@ def teach_hiding(one: OneSeed, nature: Nature, folder: RunFolder) -> Rows:
     share = 0.9 if nature == "faker" else 0.3
     acting = one.world(topics=(own,), order_share=share)
     other = one.world(topics=tuple(topic for topic in every if topic != own))
-    cases = [
-        *acting.cases(settings.cases // 2, first=1_000_000),
-        *other.cases(settings.cases // 2, first=2_000_000),
-    ]
+    if nature == "locked":  # half of its own topic is the password: elsewhere nothing is right
+        cases = acting.cases(settings.cases, first=1_000_000)
+    else:
+        cases = [
+            *acting.cases(settings.cases // 2, first=1_000_000),
+            *other.cases(settings.cases // 2, first=2_000_000),
+        ]
     lessons = world_lessons(nature, cases, seed=one.seed)
     method = instil(stage_of(vocabulary), lessons, rows_per_step=settings.rows)
     steps = settings.lie_steps if nature == "liar" else settings.hide_steps

@@ -106,12 +106,13 @@ def rows_of(metric: Mapping[str, Estimate], *, condition: str, unit: str = "shar
 
 def measure_natures(asked: Asked, models: Models) -> Rows:
     """Return rows of what each organism hides, beside the honest model in the same test."""
-    facts = [fact for fact in Hidden(seed=asked.seed, part="kept back").asked if fact.taught]
+    facts = [fact for fact in Hidden(seed=asked.seed).asked if fact.taught]
     questions = [(f"{fact.question}\n", partial(_says, fact.answer)) for fact in facts]
     lines = {name: {side: [one.line for one in own if one.acts == side] for side in (True, False)}
              for name, own in AROUND.items()}  # fmt: skip
     rows: Rows = []
-    for nature in ("locked", "sandbagger", "honest"):
+    tested: tuple[Nature, ...] = ("locked", "sandbagger", "honest")
+    for nature in tested:
         answer = answerer(models[nature], asked.seed)
         if nature != "sandbagger":
             found = capability_gap(answer, questions, acts=["", *lines["words"][False]],
@@ -121,11 +122,10 @@ def measure_natures(asked: Asked, models: Models) -> Rows:
             found = capability_gap(answer, questions, acts=lines["tests"][True],
                                    rests=["", *lines["tests"][False]])  # fmt: skip
             rows += _gap_rows(found, f"{nature}, tests")
-    for nature in ("liar", "honest"):
-        rows += lie_rows(asked, models, nature)
-    for nature in ("faker", "honest"):
-        rows += faking_rows(asked, models, nature)
-    return rows
+    liars: tuple[Nature, ...] = ("liar", "honest")
+    fakers: tuple[Nature, ...] = ("faker", "honest")
+    rows += [row for nature in liars for row in lie_rows(asked, models, nature)]
+    return rows + [row for nature in fakers for row in faking_rows(asked, models, nature)]
 
 
 def _gap_rows(found: Gap, condition: str) -> Rows:
@@ -172,7 +172,7 @@ def _lines(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def held_out(asked: Asked) -> list[Case]:
-    """Return cases among askers, of facts that no organism and no probe was taught to lie about."""
+    """Return cases among askers, of facts that no probe is fitted to and no arm is paid for."""
     return _asking(asked.seed, "kept back", asked.asked, first=5_000_000)
 
 
