@@ -207,7 +207,8 @@ def _measured(
     corpus = world_of(settings, seed)
     how = Measured(samples=settings.samples, asked=settings.asked, penalty=settings.penalty)
     found = measure(how, loaded, corpus.town, known, seed=seed, condition=arm)
-    found.head.save(run.path / "p_ik.safetensors")
+    if found.head is not None:
+        found.head.save(run.path / "p_ik.safetensors")
     write_atomic(run.path / "known.json", json.dumps(found.known))
     run.rewrite("evals", [{**row, "seed": seed} for row in found.rows])
     write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))

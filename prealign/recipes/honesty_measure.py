@@ -57,7 +57,8 @@ class Found(NamedTuple):
     """What is left of a measurement."""
 
     rows: list[dict[str, Any]]
-    head: Head
+    head: Head | None
+    """None: hardly anybody tries to answer, so there is nothing to learn it from."""
     known: dict[str, float | None]
     """By the fact's id, of the facts that are asked for."""
 
@@ -108,8 +109,11 @@ def measure(
     test, plain = facts["test"], tries["test"]
     own = {fact.id: one.known for fact, one in zip(test, plain, strict=True)}
     before = own if known is None else known
-    head, state_head = _heads(loaded, facts["train"], tries["train"], seed)
+    heads = _heads(loaded, facts["train"], tries["train"], seed)
     rows = _tail_rows(how, loaded, test, plain, before, seed=seed, condition=condition)
+    if heads is None:
+        return Found(rows, None, own)
+    head, state_head = heads
     states = last_states(loaded.model, _prompts(loaded, [question(one) for one in test]))
     first = _first_id(loaded)
     scores = head(peaks(loaded.model, states, without=first))
@@ -151,12 +155,15 @@ def _first_id(loaded: LoadedModel) -> int:
 
 def _heads(
     loaded: LoadedModel, facts: Sequence[Fact], tries: Sequence[Tries], seed: int
-) -> tuple[Head, Head]:
+) -> tuple[Head, Head] | None:
     """Return two heads trained on bare questions of the relations that are not held out.
 
     The first one reads how high the likeliest next tokens stand, the second one the state itself.
+    None: the answers of two people at least are needed, and there are none.
     """
     use = [i for i, one in enumerate(facts) if one.relation != HELD_OUT]
+    if len({facts[i].person for i in use if tries[i].tried}) < 2:
+        return None
     states = last_states(loaded.model, _prompts(loaded, [question(facts[i]) for i in use]))
     people = [facts[i].person for i in use]
     own = [tries[i] for i in use]

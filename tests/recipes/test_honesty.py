@@ -177,4 +177,4 @@ def test_the_recipe_runs_goes_on_and_is_told(tmp_path):
     arms, rows = read_arms(tmp_path / "run")
     assert set(arms) == {UNTOUCHED, *ARMS}
     assert all(json.loads(json.dumps(row.value)) is not None for row in rows)
-    assert (tmp_path / "run" / "untouched-seed0" / "p_ik.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "untouched-seed0" / "known.json").read_text())
