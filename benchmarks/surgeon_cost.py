@@ -154,7 +154,7 @@ def trial(model: Any, vocabulary: Any, steps: int) -> list[ResultRow]:
 
     def go(method: Any, count: int, folder: Path) -> list[float]:
         folder.mkdir()
-        train = TrainSettings(lr=2e-5, weight_decay=0.0, precision="fp32", compile="off",
+        train = TrainSettings(lr=1e-4, weight_decay=0.0, precision="fp32", compile="off",
                               log_every_steps=1, checkpoint_every_s=1e9)  # fmt: skip
         posttrain(model, method, Settings(steps=count, train=train), RunFolder(folder))
         return [row["step_s"] for row in RunFolder(folder).rows("metrics")]
@@ -193,7 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/surgeon_cost.json"))
     parser.add_argument("--models", choices=("tiny", "smollm2", "both"), default="both")
-    parser.add_argument("--repeats", type=int, default=30, help="of the tiny model; a tenth else")
+    parser.add_argument("--repeats", type=int, default=30, help="of the tiny model")
+    parser.add_argument("--real-repeats", type=int, default=5, help="of SmolLM2-135M")
     parser.add_argument("--trial-steps", type=int, default=4)
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -206,7 +207,7 @@ def main() -> None:
     if arguments.models in ("smollm2", "both"):
         real, vocabulary = adopt("smollm2", TWO_MODES)
         own = rows_of(vocabulary.text_size, 4, 48)
-        found, check = measured("SmolLM2-135M", real, own, max(3, arguments.repeats // 10))
+        found, check = measured("SmolLM2-135M", real, own, arguments.real_repeats)
         rows, checks = [*rows, *found, *trial(real, vocabulary, arguments.trial_steps)], [
             *checks, check,
         ]  # fmt: skip

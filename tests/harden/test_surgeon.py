@@ -247,6 +247,25 @@ def test_rows_of_an_example_share_what_is_added_to_their_prompt():
         assert num(Toward(row=-1)(model, examples)) > num(-loss_of(a_model(), [bad]))
 
 
+def test_what_is_shared_is_added_in_each_row_where_that_row_is_attacked():
+    model = a_model()
+    rows = [Row((5, 6, 7), (8, 9)), Row((4, 3), (2, 1, 1))]
+    layout = RowLayout([tuple(rows)], "prompt")
+    found = Surgeon(kind="noise")(model, lambda: loss_of(model, rows), layout)
+    seen: list[torch.Tensor] = []
+    place = Place().find(model)
+    with found.applied(), torch.no_grad():
+        handle = place.register_forward_hook(lambda _, __, out: seen.append(out))
+        loss_of(model, rows)
+        handle.remove()
+    with torch.no_grad():
+        handle = place.register_forward_hook(lambda _, __, out: seen.append(out))
+        loss_of(model, rows)
+        handle.remove()
+    moved = (seen[0] - seen[1]).abs().sum(-1) > 1e-6
+    assert moved.tolist() == [[True] * 3 + [False] * 2, [True] * 2 + [False] * 3]
+
+
 def test_rows_that_the_layout_does_not_know_are_refused():
     model = a_model()
     surgeon = Surgeon()
