@@ -1,6 +1,7 @@
 """The run folder: where a stage leaves what it did, as files that any other stage can read.
 
     config.json     settings, versions, commit, machine; written once, checked on resume
+    commands.txt    other commands that went on with the run, such as one for more seeds
     metrics.jsonl   one row per logged step
     evals.jsonl     one row per measured number: condition, metric, value, interval
     samples.jsonl   generated texts with their spans, findings and scores
@@ -68,6 +69,13 @@ class RunFolder:
         data: dict[str, Any] = json.loads((self.path / "config.json").read_text())
         return data
 
+    @property
+    def commands(self) -> list[str]:
+        """The command that began the run, and others that went on with it, in order."""
+        more = self.path / "commands.txt"
+        later = more.read_text().splitlines() if more.exists() else []
+        return [self.config["environment"]["command"], *later]
+
     def log(self, line: str) -> None:
         """Append a dated line to log.txt."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
@@ -87,7 +95,11 @@ def open_run(path: Path, settings: Any, *, recipe: str = "") -> RunFolder:
         if found["settings"] != recorded["settings"] or found["recipe"] != recipe:
             what = _first_difference(found["settings"], recorded["settings"], "settings")
             raise RunError(f"{path}: holds another run ({what}); name another folder or delete it")
-        return RunFolder(path)
+        run = RunFolder(path)
+        if recipe and (command := _command()) not in run.commands:
+            with (path / "commands.txt").open("a") as file:
+                file.write(command + "\n")
+        return run
     if path.exists() and any(not file.name.endswith(".part") for file in path.iterdir()):
         if config.exists():  # another process has just begun the same run
             return open_run(path, settings, recipe=recipe)
@@ -132,8 +144,12 @@ def environment() -> dict[str, Any]:
         "versions": {name: v for name in PACKAGES if (v := _version(name))},
         "commit": (commit or "unknown") + (" with changes" if dirty else ""),
         "machine": machine(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
     }
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def machine() -> str:

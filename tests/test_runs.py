@@ -37,6 +37,18 @@ def test_a_run_is_found_again_with_the_same_settings_only(tmp_path):
         open_run(tmp_path / "run", {"lr": 1, "deep": {"x": [1, 3]}}, recipe="r")
 
 
+def test_all_commands_of_a_run_are_known(tmp_path, monkeypatch):
+    def start(*arguments, recipe="r"):
+        monkeypatch.setattr("sys.argv", ["/opt/prealign", *arguments])
+        return open_run(tmp_path / "run", {}, recipe=recipe)
+
+    assert start("run", "r").commands == ["prealign run r"]
+    start("run", "r")
+    assert not (tmp_path / "run" / "commands.txt").exists()
+    start("run", "r", "seeds=3")
+    assert start("run", "r").commands == ["prealign run r", "prealign run r seeds=3"]
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="is not empty and holds no run"):

@@ -17,7 +17,14 @@ from prealign.errors import PrealignError, RunError
 from prealign.evals.redteam import ROUND
 from prealign.evals.samples import guard_mark
 from prealign.recipes.workers import folder_of
-from prealign.runs import Check, ResultRow, read_run, write_atomic, write_results
+from prealign.runs import (
+    Check,
+    ResultRow,
+    RunFolder,
+    read_run,
+    write_atomic,
+    write_results,
+)
 from prealign.text.document import Scorer
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -348,7 +355,6 @@ def write_comparison(
     Command, commit, date and machine are those of the run in `out`.
     """
     study = read_run(out)
-    environment = study.config["environment"]
     measured: list[tuple[str, int | None, dict[str, Any]]]
     measured = [(final.arm, final.seed, row) for final in finals for row in final.rows]
     measured += [("held-out text", None, row) for row in study.rows("evals")]
@@ -377,7 +383,7 @@ def write_comparison(
         wall_s=sum(final.wall_s for final in finals),
         rows=[*rows, *walls, *more],
         checks=checks,
-        extra={key: environment[key] for key in ("command", "commit", "date", "machine")},
+        extra=_began(study),
     )
 
 
@@ -412,16 +418,22 @@ def write_summary(
     rows: Sequence[ResultRow],
     checks: Sequence[Check],
 ) -> None:
-    """Write a results file with command, commit, date and machine of the run in `out`.
+    """Write a results file with commands, commit, date and machine of the run in `out`.
 
     Its time is that of all arms together.
     """
     walls = [json.loads(file.read_text())["wall_s"] for file in out.glob("*-seed*/done.json")]
-    started = read_run(out).config["environment"]
     write_results(
         path, question=question, seeds=seeds, wall_s=sum(walls), rows=rows, checks=checks,
-        extra={key: started[key] for key in ("command", "commit", "date", "machine")},
+        extra=_began(read_run(out)),
     )  # fmt: skip
+
+
+def _began(run: RunFolder) -> dict[str, str]:
+    """Return the commands of a run, and where and when the first was given."""
+    environment = run.config["environment"]
+    told = {key: str(environment[key]) for key in ("commit", "date", "machine")}
+    return {"command": "; ".join(run.commands), **told}
 
 
 def run_module(main: Callable[[Sequence[str]], int]) -> NoReturn:
