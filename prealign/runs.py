@@ -1,7 +1,7 @@
 """The run folder: where a stage leaves what it did, as files that any other stage can read.
 
     config.json     settings, versions, commit, machine; written once, checked on resume
-    commands.txt    other commands that went on with the run, such as one for more seeds
+    commands.txt    other commands that went on with a comparison, such as one for more seeds
     metrics.jsonl   one row per logged step
     evals.jsonl     one row per measured number: condition, metric, value, interval
     samples.jsonl   generated texts with their spans, findings and scores
@@ -76,6 +76,13 @@ class RunFolder:
         later = more.read_text().splitlines() if more.exists() else []
         return [self.config["environment"]["command"], *later]
 
+    def tell_command(self) -> None:
+        """Note the command of this process, if it is a new one to the run."""
+        command = _command()
+        if command not in self.commands:
+            with (self.path / "commands.txt").open("a") as file:
+                file.write(command + "\n")
+
     def log(self, line: str) -> None:
         """Append a dated line to log.txt."""
         with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
@@ -95,11 +102,7 @@ def open_run(path: Path, settings: Any, *, recipe: str = "") -> RunFolder:
         if found["settings"] != recorded["settings"] or found["recipe"] != recipe:
             what = _first_difference(found["settings"], recorded["settings"], "settings")
             raise RunError(f"{path}: holds another run ({what}); name another folder or delete it")
-        run = RunFolder(path)
-        if recipe and (command := _command()) not in run.commands:
-            with (path / "commands.txt").open("a") as file:
-                file.write(command + "\n")
-        return run
+        return RunFolder(path)
     if path.exists() and any(not file.name.endswith(".part") for file in path.iterdir()):
         if config.exists():  # another process has just begun the same run
             return open_run(path, settings, recipe=recipe)

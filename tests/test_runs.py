@@ -38,12 +38,13 @@ def test_a_run_is_found_again_with_the_same_settings_only(tmp_path):
 
 
 def test_all_commands_of_a_run_are_known(tmp_path, monkeypatch):
-    def start(*arguments, recipe="r"):
+    def start(*arguments):
         monkeypatch.setattr("sys.argv", ["/opt/prealign", *arguments])
-        return open_run(tmp_path / "run", {}, recipe=recipe)
+        run = open_run(tmp_path / "run", {}, recipe="r")
+        run.tell_command()
+        return run
 
     assert start("run", "r").commands == ["prealign run r"]
-    start("run", "r")
     assert not (tmp_path / "run" / "commands.txt").exists()
     start("run", "r", "seeds=3")
     assert start("run", "r").commands == ["prealign run r", "prealign run r seeds=3"]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from prealign.errors import PrealignError, RunError, TrainError
-from prealign.runs import read_jsonl
+from prealign.runs import RunFolder, read_jsonl
 
 RATE_OVER_ROWS = 10
 Job = tuple[str, Callable[..., None], tuple[Any, ...]]
@@ -34,11 +34,14 @@ def run_workers(
 ) -> None:
     """Run every job; each writes into `out/NAME`, and what it prints into `out/NAME.log`.
 
+    Where `out` is a run folder it gets to know this command.
     Two calls may share a folder, with other seeds say; a job that another process is at fails.
 
     Raises:
         TrainError: A job failed; the others that had started are left to end first.
     """
+    if (out / "config.json").exists():
+        RunFolder(out).tell_command()
     context = multiprocessing.get_context("spawn")
     waiting = list(jobs)
     running: dict[str, BaseProcess] = {}
