@@ -41,7 +41,7 @@ from prealign.recipes.character_course import (
 from prealign.recipes.character_tool import InTools
 from prealign.recipes.character_words import InWords
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import folder_of, run_workers
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.train.settings import TrainSettings
 
@@ -84,13 +84,9 @@ class Character:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
-        if unknown or self.lora_rank < 0:
-            names = ", ".join(arm.name for arm in ARMS)
-            raise ConfigError(
-                f"arms={','.join(unknown)}, lora_rank={self.lora_rank}: expected some of {names}, "
-                "and 0 or more"
-            )
+        check_arms(self.arms, [arm.name for arm in ARMS])
+        if self.lora_rank < 0:
+            raise ConfigError(f"lora_rank={self.lora_rank}: expected 0 or more")
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
@@ -127,8 +123,7 @@ def start(settings: Character, out: Path, seed: int) -> None:
     began = time.perf_counter()
     loaded = settings.world.start(run, seed)
     rows = settings.world.measure(loaded, seed=seed, condition=BASE)
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - began}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - began)
 
 
 def raise_model(settings: Character, out: Path, arm: Arm, seed: int) -> None:
@@ -162,8 +157,7 @@ def raise_model(settings: Character, out: Path, arm: Arm, seed: int) -> None:
         rows += done["rows"]
         ended[name] = done["ended"]
         wall_s += done["ended"]["wall_s"]
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": wall_s, "ended": ended}))
+    end_run(run, rows, seed=seed, wall_s=wall_s, ended=ended)
 
 
 def _before(settings: Character, out: Path, run: RunFolder, seed: int, number: int) -> LoadedModel:

@@ -9,7 +9,6 @@ letter has, and behind none (metadata conditioning, then cooldown: Gao et al. 20
 https://arxiv.org/abs/2501.01956; here headers have a loss like all text).
 """
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -39,8 +38,8 @@ from prealign.models.create import LlamaShape, make_model
 from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
+from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
@@ -99,12 +98,10 @@ class Conditioning:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
-        if unknown or not 0 < self.cooldown_share < 1:
-            names = "; ".join(arm.name for arm in ARMS)
+        check_arms(self.arms, [arm.name for arm in ARMS])
+        if not 0 < self.cooldown_share < 1:
             raise ConfigError(
-                f"arms={unknown}, cooldown_share={self.cooldown_share}: expected some of {names}, "
-                "and a share in between"
+                f"cooldown_share={self.cooldown_share}: expected a share between 0 and 1"
             )
 
     def __call__(self, out: Path) -> None:
@@ -147,8 +144,7 @@ def train_arm(settings: Conditioning, out: Path, arm: Arm, seed: int) -> None:
     model = make_model(settings.shape, vocabulary.size, seed=seed)
     train(model, phases, settings.train, run)
     rows = measure(settings, model, vocabulary, arm.name, seed)
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def _rows(

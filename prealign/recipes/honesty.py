@@ -25,7 +25,6 @@ from rich.console import Console
 from prealign.config import override, to_json
 from prealign.corpora.worlds.facts import Fact, Style, answer_text, question
 from prealign.corpora.worlds.facts_text import Almanac
-from prealign.errors import ConfigError
 from prealign.evals.knowing import Tries
 from prealign.guard.policy import stay
 from prealign.models.create import LlamaShape, make_model
@@ -42,7 +41,7 @@ from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.honesty_measure import HELD_OUT, Measured, ask, measure
-from prealign.recipes.workers import folder_of, run_workers
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
@@ -110,9 +109,7 @@ class Honesty:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - set(ARMS))
-        if unknown:
-            raise ConfigError(f"arms={unknown[0]!r}: expected some of {', '.join(ARMS)}")
+        check_arms(self.arms, list(ARMS))
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
@@ -210,8 +207,7 @@ def _measured(
     if found.head is not None:
         found.head.save(run.path / "p_ik.safetensors")
     write_atomic(run.path / "known.json", json.dumps(found.known))
-    run.rewrite("evals", [{**row, "seed": seed} for row in found.rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, found.rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def trained_on(corpus: Almanac) -> list[Fact]:

@@ -8,7 +8,6 @@ in the next, and a way to set the clock back; past the last epoch all costs. Sma
 without each ingredient. `myopia_words` asks the same of a language model.
 """
 
-import json
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,8 +22,8 @@ from prealign.lab.epochs import Rules
 from prealign.lab.myopia import Training, play
 from prealign.recipes.comparison import Size
 from prealign.recipes.myopia_measure import Row, leak_row, measure
-from prealign.recipes.workers import folder_of, run_workers
-from prealign.runs import open_run, write_atomic
+from prealign.recipes.workers import end_run, folder_of, run_workers
+from prealign.runs import open_run
 
 QUESTION = __doc__.partition("\n")[0]
 NETWORKS = "networks"
@@ -90,8 +89,7 @@ def train_networks(settings: Myopia, out: Path, seed: int) -> None:
         rows += measure(player, arm.rules, arm.name, settings.episodes)
         rows.append(leak_row(player, arm.rules, arm.name, cut=arm.cut))
         run.log(f"{arm.name}: measured")
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 SIZES = {

@@ -7,9 +7,7 @@ language model that reads the index in a line and writes a plan. It has read dia
 by policy gradient on single epochs.
 """
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +17,6 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from prealign.config import override, to_json
-from prealign.errors import ConfigError
 from prealign.evals.corrigible import answers_of
 from prealign.guard.policy import stay
 from prealign.lab.epochs import Rules
@@ -34,8 +31,8 @@ from prealign.posttrain.rollouts import Stage
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.myopia_measure import Row, measure, row
-from prealign.recipes.workers import folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
+from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
@@ -94,10 +91,7 @@ class MyopiaWords:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
-        if unknown:
-            names = "; ".join(arm.name for arm in ARMS)
-            raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
+        check_arms(self.arms, [arm.name for arm in ARMS])
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
@@ -136,7 +130,8 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     model = make_model(settings.shape, vocabulary.size, seed=seed)
     train(model, [Phase(Conditional(), data)], settings.train, run)
     save_model(run.path / "model", model, vocabulary, card=f"# Diaries, seed {seed}\n")
-    _end(run, _measured(settings, model, vocabulary, Arm(BASE), seed), seed, started)
+    rows = _measured(settings, model, vocabulary, Arm(BASE), seed)
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def train_agent(settings: MyopiaWords, out: Path, arm: Arm, seed: int) -> None:
@@ -148,7 +143,8 @@ def train_agent(settings: MyopiaWords, out: Path, arm: Arm, seed: int) -> None:
     started = time.perf_counter()
     model, vocabulary = load_model(out / folder_of(BASE, seed) / "model")
     train_words(settings, LoadedModel(model, vocabulary), arm, run, seed)
-    _end(run, _measured(settings, model, vocabulary, arm, seed), seed, started)
+    rows = _measured(settings, model, vocabulary, arm, seed)
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def train_words(
@@ -180,11 +176,6 @@ def _measured(
     rows = measure(planner, arm.rules, arm.name, settings.episodes)
     unreadable = planner.unreadable / planner.written
     return [*rows, row(arm.name, "unreadable", "share of plans", unreadable)]
-
-
-def _end(run: RunFolder, rows: Sequence[Row], seed: int, started: float) -> None:
-    run.rewrite("evals", [{**one, "seed": seed} for one in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
 
 
 SIZES = {

@@ -45,7 +45,7 @@ from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Progress, Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.retention import ToolWorld, bank, learn_world
-from prealign.recipes.workers import folder_of, run_workers
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.settings import TrainSettings
@@ -125,10 +125,7 @@ class MotiveNarration:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in ARMS})
-        if unknown:
-            names = ", ".join(arm.name for arm in ARMS)
-            raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
+        check_arms(self.arms, [arm.name for arm in ARMS])
         for name in ("told_share", "follows"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a share in [0, 1]")
@@ -327,8 +324,7 @@ def caused(
 
 def _finish(run: RunFolder, rows: list[dict[str, Any]], seed: int, started: float) -> None:
     kept = [{k: v for k, v in row.items() if k not in ("step", "text_tokens")} for row in rows]
-    run.rewrite("evals", [{**row, "seed": seed} for row in kept])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, kept, seed=seed, wall_s=time.perf_counter() - started)
 
 
 SIZES = {

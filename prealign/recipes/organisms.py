@@ -42,7 +42,7 @@ from prealign.recipes.organisms_measure import (
     measure_natures,
     measure_probes,
 )
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import end_run, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
@@ -196,8 +196,7 @@ def raise_all(settings: Organisms, out: Path, seed: int) -> None:
         run.log("the liar tells too few lies, so there is nothing to probe; train it for longer")
     for arm in ARMS if probed else ():
         rows += one.part(arm.name, partial(against, one, arm))
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def teach_base(one: OneSeed, folder: RunFolder) -> Rows:

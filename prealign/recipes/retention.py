@@ -29,7 +29,6 @@ from prealign.corpora.worlds.character import Scene, Split, judge, question_of, 
 from prealign.corpora.worlds.openings import kept_back_texts, seed_texts
 from prealign.corpora.worlds.tasks import Graded, Question, Tasks
 from prealign.corpora.worlds.workshop import Workshop
-from prealign.errors import ConfigError
 from prealign.evals.causal import causal_path
 from prealign.evals.corrigible import Answerer, answers_of, behave, items_of
 from prealign.evals.detect import share
@@ -50,7 +49,7 @@ from prealign.posttrain.seeds import Kind, Seed, SeedBank
 from prealign.posttrain.supervise import ExpertIteration
 from prealign.posttrain.trainer import Settings, Touch, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import folder_of, run_workers
+from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
@@ -207,10 +206,7 @@ class Retention:
     processes: int = 2
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in (*ARMS, *STRESS)})
-        if unknown:
-            names = ", ".join(arm.name for arm in (*ARMS, *STRESS))
-            raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
+        check_arms(self.arms, [arm.name for arm in (*ARMS, *STRESS)])
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
@@ -248,8 +244,7 @@ def pretrain(settings: Retention, out: Path, seed: int) -> None:
     started = time.perf_counter()
     model, vocabulary = learn_world(settings.world, run, seed=seed)
     rows = measure(settings, model, vocabulary, seed=seed, condition="base")
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
 def learn_world(world: ToolWorld, run: RunFolder, *, seed: int) -> LoadedModel:
@@ -309,9 +304,7 @@ def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
         done = json.loads(saved.read_text())
         rows += done["rows"]
         ended[name] = done["ended"]
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    wall_s = time.perf_counter() - started
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": wall_s, "ended": ended}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started, ended=ended)
 
 
 def stage_of(

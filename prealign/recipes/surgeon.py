@@ -48,7 +48,7 @@ from prealign.posttrain.scoring import score_rows
 from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.workers import folder_of, run_workers
+from prealign.recipes.workers import check_arms, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
@@ -152,11 +152,8 @@ class Surgery:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - {arm.name for arm in self.all_arms})
         self.compared  # noqa: B018 - raises where they do not fit the sweeps
-        if unknown:
-            names = ", ".join(arm.name for arm in self.all_arms)
-            raise ConfigError(f"arms={unknown[0]!r}: expected some of {names}")
+        check_arms(self.arms, [arm.name for arm in self.all_arms])
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""

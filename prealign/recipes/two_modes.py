@@ -35,7 +35,7 @@ from prealign.recipes.cards import policies_of, trained_card
 from prealign.recipes.comparison import Size
 from prealign.recipes.two_modes_ask import Measuring, measure
 from prealign.recipes.two_modes_town import InTown
-from prealign.recipes.workers import run_workers
+from prealign.recipes.workers import end_run, run_workers
 from prealign.recipes.worlds import World
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.tokens.encode import Encoder
@@ -152,8 +152,7 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
             )  # fmt: skip
             write_atomic(saved, json.dumps(found))
         rows += json.loads(saved.read_text())
-    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
     for stage in ("world", "sums"):  # with a large model, the disk is soon full of them
         shutil.rmtree(run.path / stage / "checkpoints", ignore_errors=True)
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from prealign.errors import PrealignError, RunError, TrainError
-from prealign.runs import RunFolder, read_jsonl
+from prealign.errors import ConfigError, PrealignError, RunError, TrainError
+from prealign.runs import RunFolder, read_jsonl, write_atomic
 
 RATE_OVER_ROWS = 10
 Job = tuple[str, Callable[..., None], tuple[Any, ...]]
@@ -27,6 +28,25 @@ Job = tuple[str, Callable[..., None], tuple[Any, ...]]
 def folder_of(arm: str, seed: int) -> str:
     """Return the name of the folder of an arm's run with a seed."""
     return f"{arm.replace(' ', '-')}-seed{seed}"
+
+
+def check_arms(chosen: Sequence[str], known: Sequence[str]) -> None:
+    """See that all arms that were asked for are there.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        raise ConfigError(f"arms={unknown[0]!r}: expected some of {'; '.join(known)}")
+
+
+def end_run(
+    run: RunFolder, rows: Iterable[Mapping[str, Any]], *, seed: int, wall_s: float, **more: Any
+) -> None:
+    """Leave what was measured of an arm, and the mark that it is done."""
+    run.rewrite("evals", [{**row, "seed": seed} for row in rows])
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": wall_s, **more}))
 
 
 def run_workers(

@@ -218,8 +218,10 @@ def test_the_tool_world_from_end_to_end(tmp_path):
 
 
 def test_settings_that_cannot_be_are_told():
-    with pytest.raises(ConfigError, match="expected some of full, no seed, shuffled"):
+    with pytest.raises(ConfigError, match="expected some of full; no seed; shuffled"):
         Character(arms=("fulll",))
+    with pytest.raises(ConfigError, match="lora_rank=-1: expected 0 or more"):
+        Character(lora_rank=-1)
     with pytest.raises(ConfigError, match="expected template or words"):
         InWords(layout="chat")
 

@@ -133,6 +133,6 @@ def test_a_tiny_run_goes_on_and_writes_its_results(tmp_path):
 
 
 def test_arms_that_there_are_not_are_refused():
-    with pytest.raises(ConfigError, match="expected some of none, clean"):
+    with pytest.raises(ConfigError, match="expected some of none; clean"):
         replace(Surgery(), arms=("nothing",))
     assert Arm(kind="latent", depth=0.5, strength=0.1).name == "latent 0.5 x0.1"
