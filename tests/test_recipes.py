@@ -33,10 +33,11 @@ TINIER = [
             10,
             marks=pytest.mark.slow,  # the comparison is that of phf
         ),
-        (
+        pytest.param(
             "phf",
             ["corpus_share=0.05", "vocab_size=512", "samples=4", "arms=conditional"],
             5,
+            marks=pytest.mark.slow,  # CI runs it too
         ),
     ],
 )  # fmt: skip
