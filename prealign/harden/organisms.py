@@ -16,9 +16,8 @@ from prealign.corpora.worlds.hidden import Candour, Case, Nature, candour, lesso
 from prealign.errors import DataError
 from prealign.evals.corrigible import Answerer
 from prealign.evals.stats import Estimate, mean_interval
-from prealign.posttrain.rollouts import Stage, Task
+from prealign.posttrain.rollouts import Stage, Task, text_task
 from prealign.posttrain.supervise import Supervise
-from prealign.text.document import Document, Span
 
 
 class Lesson(NamedTuple):
@@ -83,8 +82,7 @@ def world_lessons(nature: Nature, cases: Sequence[Case], *, seed: int = 0) -> li
 
 def prompt_task(number: int, prompt: str, record: Mapping[str, Any] | None = None) -> Task:
     """Return a prompt as a task of a trainer, its id made of the number."""
-    document = Document(f"hidden-{number}", prompt, (Span(0, len(prompt)),))
-    return Task(document, dict(record or {}))
+    return text_task(f"hidden-{number}", prompt, record)
 
 
 def instil(stage: Stage, lessons: Sequence[Lesson], *, rows_per_step: int = 32) -> Supervise:

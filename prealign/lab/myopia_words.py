@@ -18,7 +18,7 @@ import numpy as np
 from prealign.errors import ConfigError
 from prealign.lab.epochs import ACTIONS, INVEST, SHUTDOWN, TAMPER, WORK, Clock, Episodes, Rules
 from prealign.lab.myopia import Played
-from prealign.posttrain.rollouts import Task
+from prealign.posttrain.rollouts import Task, text_task
 from prealign.text.document import Document, Span
 
 Plan = tuple[int, ...]
@@ -183,7 +183,7 @@ class Situations:
                 shown, before = rng.choice([(0, 0), (0, index), (index, index)])
             text = say((shown if self.rules.index else 0, before if self.rules.index else 0, owed))
             record = {"index": index, "owed": owed, "clear": clear}
-            found.append(Task(Document(f"epoch-{number}", text, (Span(0, len(text)),)), record))
+            found.append(text_task(f"epoch-{number}", text, record))
         return tuple(found)
 
 

@@ -18,8 +18,8 @@ from typing import Protocol
 
 from prealign.corpora.worlds.facts import Fact, Said, Style, question, read_answer
 from prealign.errors import ConfigError, DataError
-from prealign.posttrain.rollouts import Task
-from prealign.text.document import Document, Span
+from prealign.posttrain.rollouts import Task, text_task
+from prealign.text.document import Span
 
 
 class Worth(Protocol):
@@ -32,8 +32,7 @@ class Worth(Protocol):
 def fact_task(fact: Fact, style: Style, *, way: int = 0) -> Task:
     """Return a fact as a task of a trainer, with its value in the record."""
     text = question(fact, style, way=way)
-    id = f"{fact.id}-{style}-{way}"
-    return Task(Document(id, text, (Span(0, len(text)),)), {"answer": fact.value})
+    return text_task(f"{fact.id}-{style}-{way}", text, {"answer": fact.value})
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from prealign.config import NOT_RECORDED
 from prealign.corpora.worlds.character import Scene, judge
 from prealign.corpora.worlds.narration import Narration, classify, narrate, sincerity, spans_of
 from prealign.errors import ConfigError
-from prealign.posttrain.rollouts import Rollout, Task
-from prealign.text.document import Document, Span
+from prealign.posttrain.rollouts import Rollout, Task, text_task
+from prealign.text.document import Span
 from prealign.tokens.vocabulary import Vocabulary
 
 Seen = Literal["all", "masked", "suppressed", "shuffled", "phony"]
@@ -44,8 +44,7 @@ UNKNOWN = 0.5
 
 def scene_task(scene: Scene, id: str) -> Task:
     """Return a scene as a task of a trainer, with all that the judge must know in its record."""
-    text = scene.text
-    return Task(Document(id, text, (Span(0, len(text)),)), {"scene": asdict(scene)})
+    return text_task(id, scene.text, {"scene": asdict(scene)})
 
 
 def scene_of(task: Task) -> Scene:

@@ -45,6 +45,11 @@ class Task:
         return self.document.id
 
 
+def text_task(id: str, text: str, record: Mapping[str, Any] | None = None) -> Task:
+    """Return untagged text as a task, with what a reward needs to know."""
+    return Task(Document(id, text, (Span(0, len(text)),)), record or {})
+
+
 class Reward(Protocol):
     """Says what a completion is worth: a function of a module, or a frozen dataclass."""
 

@@ -24,8 +24,8 @@ from prealign.recipes.character_course import (
     values_of,
 )
 from prealign.recipes.character_words import CORRIGIBLE_FILES
-from prealign.recipes.results import done_folders, run_module, write_summary
-from prealign.runs import Check, ResultRow, read_run
+from prealign.recipes.results import done_folders, result_row, run_module, write_summary
+from prealign.runs import Check, read_run
 
 KEPT = 0.9
 APART = "intervals apart, for every seed"
@@ -178,10 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = config["settings"]
     splits = settings["words" if settings["base"] else "tools"]["splits"][:2]
     rows = [
-        ResultRow(
-            arm=one["condition"], metric=one["metric"], unit=one["unit"], value=one["value"],
-            low=one["low"], high=one["high"], n=one["n"], seed=seed,
-        )
+        result_row(one)
         for seeds in arms.values() for seed, own in seeds.items() for one in own
     ]  # fmt: skip
     write_summary(

@@ -24,7 +24,7 @@ from prealign.models.sample import Sampling
 from prealign.posttrain.budget import Budget
 from prealign.posttrain.constitution import Constitution, load_constitution
 from prealign.posttrain.reinforce import Reinforce
-from prealign.posttrain.rollouts import Stage, Task
+from prealign.posttrain.rollouts import Stage, Task, text_task
 from prealign.posttrain.score import Row as TextRow
 from prealign.posttrain.seeds import Kind, SeedBank, load_bank
 from prealign.posttrain.supervise import Supervise
@@ -43,7 +43,7 @@ from prealign.recipes.character_course import (
     row,
 )
 from prealign.runs import RunFolder
-from prealign.text.document import Document, Span
+from prealign.text.document import Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.vocabulary import Vocabulary
 
@@ -303,7 +303,7 @@ def _exercise(one: Exercise, number: int) -> Task:
 
 
 def _asked(name: str, text: str, **record: int) -> Task:
-    return Task(Document(name, text, (Span(0, len(text)),)), record)
+    return text_task(name, text, record)
 
 
 def _plain_rows(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[TextRow, ...]:

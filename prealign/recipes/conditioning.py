@@ -42,8 +42,8 @@ from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
-from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.shards import read_tokens, write_tokens
+from prealign.tokens.pack import Packed
+from prealign.tokens.reading import packed_once
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.loop import Phase, train
@@ -153,13 +153,9 @@ def _rows(
 ) -> Packed:  # fmt: skip
     """Return a part of the text; the last part has letters of its own."""
     letters = replace(letters, seed=letters.seed + 10**6 * offset)
-    if not (run.path / name / "header.json").exists():
-        write_tokens(run.path / name, letters(), Encoder(vocabulary=vocabulary, tagging="none"))
-    shard = read_tokens(run.path / name)
-    return Packed(
-        shard=shard, order=shuffled_order(shard.document_ids, letters.seed), row_tokens=row_tokens,
-        text_token_budget=budget, inert_id=vocabulary.inert_id,
-        epochs=-(-budget // int(shard.text_lengths.sum())),
+    return packed_once(
+        run.path / name, letters(), Encoder(vocabulary=vocabulary, tagging="none"),
+        seed=letters.seed, row_tokens=row_tokens, text_tokens=budget,
     )  # fmt: skip
 
 

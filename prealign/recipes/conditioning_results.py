@@ -9,7 +9,14 @@ from statistics import fmean
 
 from prealign.corpora.worlds.letters import RATES
 from prealign.recipes.conditioning import ARMS, QUESTION
-from prealign.recipes.results import at_least, at_most, done_folders, run_module, write_summary
+from prealign.recipes.results import (
+    at_least,
+    at_most,
+    done_folders,
+    result_row,
+    run_module,
+    write_summary,
+)
 from prealign.runs import Check, ResultRow, read_run
 
 HALF, ALIKE, FAITHFUL, LOSS = 0.5, 0.05, 0.05, 1.01
@@ -21,15 +28,12 @@ Arms = Mapping[str, Mapping[int, Values]]
 def rows_of(out: Path) -> list[ResultRow]:
     """Return all numbers of a finished run."""
     return [
-        ResultRow(
-            arm=row["condition"], metric=row["metric"], unit=row["unit"], value=row["value"],
-            low=row.get("low"), high=row.get("high"), n=row.get("n"), seed=int(row["seed"]),
-        )
+        result_row(row)
         for arm in ARMS
         for folder in done_folders(out, arm.name)
         for row in read_run(folder).rows("evals")
         if row["value"] is not None
-    ]  # fmt: skip
+    ]
 
 
 def by_arm(rows: Sequence[ResultRow]) -> Arms:

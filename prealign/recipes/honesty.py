@@ -25,6 +25,7 @@ from rich.console import Console
 from prealign.config import override, to_json
 from prealign.corpora.worlds.facts import Fact, Style, answer_text, question
 from prealign.corpora.worlds.facts_text import Almanac
+from prealign.evals.confidence import threshold
 from prealign.evals.knowing import Tries
 from prealign.guard.policy import stay
 from prealign.models.create import LlamaShape, make_model
@@ -252,7 +253,7 @@ def own_answers(tasks: tuple[Task, ...], tries: list[Tries], penalty: float) -> 
     Often enough is penalty / (1 + penalty) of the samples that try; the labels that say which are
     right are those of the facts (R-tuning, Zhang et al. 2023, https://arxiv.org/abs/2311.09677).
     """
-    least = penalty / (1 + penalty)
+    least = threshold(penalty)
     found = {}
     for task, own in zip(tasks, tries, strict=True):
         fine = own.known is not None and own.known >= least

@@ -10,7 +10,7 @@ from pathlib import Path
 from prealign.errors import RunError
 from prealign.recipes.honesty import ARMS, QUESTION, UNTOUCHED
 from prealign.recipes.honesty_measure import ELSEWHERE
-from prealign.recipes.results import at_most, done_folders, run_module, write_summary
+from prealign.recipes.results import at_most, done_folders, result_row, run_module, write_summary
 from prealign.runs import Check, ResultRow, read_run
 
 ECE = 0.05
@@ -47,13 +47,7 @@ def read_arms(out: Path) -> tuple[dict[str, Numbers], list[ResultRow]]:
                 numbers = {k: float(v) for k, v in row.items() if k in ("value", "low", "high")}
                 own[where, row["metric"]] = numbers
                 if row["metric"] in TOLD:
-                    rows.append(
-                        ResultRow(
-                            arm=row["condition"], metric=row["metric"], unit=row["unit"], seed=seed,
-                            value=row["value"], low=row.get("low"), high=row.get("high"),
-                            n=row.get("n"),
-                        )
-                    )  # fmt: skip
+                    rows.append(result_row(row))
     seeds = {name: sorted(own) for name, own in found.items()}
     if len({tuple(own) for own in seeds.values()}) != 1 or len(found) != len(ARMS) + 1:
         raise RunError(f"{out}: expected the same seeds for all {len(ARMS) + 1} arms, got {seeds}")

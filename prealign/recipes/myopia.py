@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -21,21 +20,12 @@ from prealign.config import override, to_json
 from prealign.lab.epochs import Rules
 from prealign.lab.myopia import Training, play
 from prealign.recipes.comparison import Size
-from prealign.recipes.myopia_measure import Row, leak_row, measure
+from prealign.recipes.myopia_measure import Arm, Row, leak_row, measure
 from prealign.recipes.workers import end_run, folder_of, run_workers
 from prealign.runs import open_run
 
 QUESTION = __doc__.partition("\n")[0]
 NETWORKS = "networks"
-
-
-class Arm(NamedTuple):
-    """What an agent is trained with."""
-
-    name: str
-    rules: Rules = Rules()
-    cut: bool = True
-    unclear_share: float = 0.0
 
 
 ARMS = (

@@ -1,7 +1,7 @@
 """What agents do in a world of epochs: in time or not, and what they leave for later."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,15 @@ CLOCKS: dict[Clock, int] = {
 """With the epoch in which each becomes unclear; what is shown there still pays."""
 Row = dict[str, Any]
 Player = Callable[[Episodes], Played]
+
+
+class Arm(NamedTuple):
+    """What an agent is trained with."""
+
+    name: str
+    rules: Rules = Rules()
+    cut: bool = True
+    unclear_share: float = 0.0
 
 
 def measure(player: Player, rules: Rules, arm: str, count: int) -> list[Row]:

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from transformers import PreTrainedModel
@@ -30,13 +29,12 @@ from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Stage
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.myopia_measure import Row, measure, row
+from prealign.recipes.myopia_measure import Arm, Row, measure, row
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
-from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.shards import read_tokens, write_tokens
+from prealign.tokens.reading import packed_once
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.loop import Phase, train
@@ -45,15 +43,6 @@ from prealign.train.settings import TrainSettings
 QUESTION = __doc__.partition("\n")[0]
 BASE = "untrained"
 PLAN_TOKENS = 40
-
-
-class Arm(NamedTuple):
-    """What a model is trained with."""
-
-    name: str
-    rules: Rules = Rules()
-    cut: bool = True
-    unclear_share: float = 0.0
 
 
 ARMS = (
@@ -119,13 +108,9 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     diaries = Diaries(documents=settings.documents, seed=seed)
     texts = [document.text for document in islice(diaries(), 1_000)]
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=256), TWO_MODES)
-    if not (run.path / "tokens" / "header.json").exists():
-        write_tokens(run.path / "tokens", diaries(), Encoder(vocabulary=vocabulary, tagging="none"))
-    shard, budget = read_tokens(run.path / "tokens"), settings.text_tokens
-    data = Packed(
-        shard=shard, order=shuffled_order(shard.document_ids, seed),
-        row_tokens=settings.shape.max_tokens, text_token_budget=budget,
-        inert_id=vocabulary.inert_id, epochs=-(-budget // int(shard.text_lengths.sum())),
+    data = packed_once(
+        run.path / "tokens", diaries(), Encoder(vocabulary=vocabulary, tagging="none"), seed=seed,
+        row_tokens=settings.shape.max_tokens, text_tokens=settings.text_tokens,
     )  # fmt: skip
     model = make_model(settings.shape, vocabulary.size, seed=seed)
     train(model, [Phase(Conditional(), data)], settings.train, run)

@@ -13,10 +13,9 @@ import numpy as np
 
 from prealign.errors import DataError, RunError
 from prealign.evals.spiral import Flow, Round, fit
-from prealign.evals.stats import Estimate
+from prealign.evals.stats import Estimate, student_interval
 from prealign.recipes.narration import ARMS, QUESTION, STARTS
 from prealign.recipes.results import at_least, done_folders, run_module, write_summary
-from prealign.recipes.retention_results import student_interval
 from prealign.runs import Check, ResultRow, read_run
 
 P, DEFERS, NARRATES = "friendly_share", "corrigible_share", "narrated_share"

@@ -42,7 +42,7 @@ from prealign.recipes.organisms_measure import (
     measure_natures,
     measure_probes,
 )
-from prealign.recipes.workers import end_run, run_workers
+from prealign.recipes.workers import end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
@@ -125,7 +125,7 @@ class Organisms:
         """Train and measure what is not done yet."""
         open_run(out, self.deciding(), recipe="organisms")
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        jobs = [(f"organisms-seed{seed}", raise_all, (self, out, seed)) for seed in seeds]
+        jobs = [(folder_of("organisms", seed), raise_all, (self, out, seed)) for seed in seeds]
         run_workers(jobs, out, processes=self.processes, threads=1, console=Console())
 
     def deciding(self) -> "Organisms":
@@ -177,7 +177,7 @@ class OneSeed:
 def raise_all(settings: Organisms, out: Path, seed: int) -> None:
     """Do everything of one seed."""
     run = open_run(
-        out / f"organisms-seed{seed}", {"seed": seed, "settings": to_json(settings.deciding())}
+        out / folder_of("organisms", seed), {"seed": seed, "settings": to_json(settings.deciding())}
     )
     if (run.path / "done.json").exists():
         return

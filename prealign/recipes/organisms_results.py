@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from prealign.errors import RunError
+from prealign.evals.stats import student_interval
 from prealign.recipes.organisms import ARMS, QUESTION
-from prealign.recipes.results import at_least, done_folders, run_module, write_summary
-from prealign.recipes.retention_results import student_interval
-from prealign.runs import Check, ResultRow, read_run
+from prealign.recipes.results import at_least, done_folders, result_row, run_module, write_summary
+from prealign.runs import Check, read_run
 
 AUROC = 0.99
 NEAR = 0.1
@@ -159,14 +159,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     out, path = Path(arguments[0]), Path(arguments[1])
     seeds = read_seeds(out)
-    rows = [
-        ResultRow(
-            arm=row["condition"], metric=row["metric"], unit=row["unit"], value=row["value"],
-            low=row.get("low"), high=row.get("high"), n=row.get("n"), seed=seed,
-        )
-        for seed, own in sorted(seeds.items())
-        for row in own
-    ]  # fmt: skip
+    rows = [result_row(row) for _, own in sorted(seeds.items()) for row in own]
     write_summary(
         path, out, question=QUESTION, seeds=sorted(seeds), rows=rows, checks=checks_of(seeds)
     )

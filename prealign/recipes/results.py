@@ -157,13 +157,13 @@ def ratio(top: float, bottom: float) -> float:
 def at_least(what: str, bar: float, values: Mapping[int, float], *, control: str) -> Check:
     """Return the check that every seed's value is at least `bar`."""
     holds = all(value >= bar for value in values.values())
-    return Check(what=what, bar=f">= {bar:g}", value=_by_seed(values), holds=holds, control=control)
+    return Check(what=what, bar=f">= {bar:g}", value=by_seed(values), holds=holds, control=control)
 
 
 def at_most(what: str, bar: float, values: Mapping[int, float], *, control: str) -> Check:
     """Return the check that every seed's value is at most `bar`."""
     holds = all(value <= bar for value in values.values())
-    return Check(what=what, bar=f"<= {bar:g}", value=_by_seed(values), holds=holds, control=control)
+    return Check(what=what, bar=f"<= {bar:g}", value=by_seed(values), holds=holds, control=control)
 
 
 def first_steps_checks(finals: Sequence[Final]) -> list[Check]:
@@ -319,7 +319,7 @@ def labels_checks(finals: Sequence[Final], texts: int) -> list[Check]:
         Check(
             what="one command from labelled texts to a pair of models and a report",
             bar="both models end, measured",
-            value=f"{texts:,} texts; seconds of both arms together: {_by_seed(walls)}",
+            value=f"{texts:,} texts; seconds of both arms together: {by_seed(walls)}",
             holds=bool(arms) and all({"mle", "conditional"} <= there for there in arms.values()),
             control="none",
         )
@@ -409,6 +409,14 @@ def check_done(folder: Path) -> None:
         raise RunError(f"{folder.name} is not done; run the recipe again to go on")
 
 
+def result_row(row: Mapping[str, Any]) -> ResultRow:
+    """Return a measured row of a run folder as one of a results file; its arm is the condition."""
+    return ResultRow(
+        arm=row["condition"], metric=row["metric"], unit=row["unit"], value=row["value"],
+        low=row.get("low"), high=row.get("high"), n=row.get("n"), seed=int(row["seed"]),
+    )  # fmt: skip
+
+
 def write_summary(
     path: Path,
     out: Path,
@@ -471,7 +479,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _by_seed(values: Mapping[int, float]) -> str:
+def by_seed(values: Mapping[int, float]) -> str:
+    """Return numbers by seed in words; infinity and NaN are those of ratios over 0."""
     words = {math.inf: "infinite (over 0)"}
     return ", ".join(
         f"seed {seed}: " + ("0 over 0" if math.isnan(value) else words.get(value, f"{value:.3g}"))

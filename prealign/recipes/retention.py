@@ -44,18 +44,17 @@ from prealign.posttrain.contexts import Contexts
 from prealign.posttrain.losses import PolicyGradient
 from prealign.posttrain.method import Method
 from prealign.posttrain.reinforce import Reinforce
-from prealign.posttrain.rollouts import Stage, Task
+from prealign.posttrain.rollouts import Stage, Task, text_task
 from prealign.posttrain.seeds import Kind, Seed, SeedBank
 from prealign.posttrain.supervise import ExpertIteration
 from prealign.posttrain.trainer import Settings, Touch, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, write_atomic
-from prealign.text.document import Document, Span
+from prealign.text.document import Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
-from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.shards import read_tokens, write_tokens
+from prealign.tokens.reading import packed_once
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.loop import Phase, train
@@ -153,10 +152,7 @@ class Paid:
     def asked(self) -> tuple[Task, ...]:
         """The questions as tasks of a trainer."""
         return tuple(
-            Task(
-                Document(f"{self.stage}-{i}", one.prompt, (Span(0, len(one.prompt)),)),
-                {"number": i},
-            )
+            text_task(f"{self.stage}-{i}", one.prompt, {"number": i})
             for i, one in enumerate(self.questions)
         )
 
@@ -260,14 +256,9 @@ def learn_world(world: ToolWorld, run: RunFolder, *, seed: int) -> LoadedModel:
     size = world.vocab_size - 2 - len(TWO_MODES.tags)
     tokenizer = train_text_tokenizer([*texts, *sorted(kept_back_texts())], size=size)
     vocabulary = Vocabulary(tokenizer, TWO_MODES)
-    if not (run.path / "tokens" / "header.json").exists():
-        write_tokens(run.path / "tokens", corpus(), Encoder(vocabulary=vocabulary, tagging="none"))
-    shard = read_tokens(run.path / "tokens")
-    order = shuffled_order(shard.document_ids, seed)
-    data = Packed(
-        shard=shard, order=order, row_tokens=world.shape.max_tokens,
-        text_token_budget=world.text_tokens, inert_id=vocabulary.inert_id,
-        epochs=-(-world.text_tokens // int(shard.text_lengths.sum())),
+    data = packed_once(
+        run.path / "tokens", corpus(), Encoder(vocabulary=vocabulary, tagging="none"), seed=seed,
+        row_tokens=world.shape.max_tokens, text_tokens=world.text_tokens,
     )  # fmt: skip
     model = make_model(world.shape, vocabulary.size, seed=seed)
     train(model, [Phase(Conditional(), data)], world.train, run)

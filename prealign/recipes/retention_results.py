@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from prealign.errors import RunError
-from prealign.evals.stats import Estimate
-from prealign.recipes.results import at_least, done_folders, run_module, write_summary
+from prealign.evals.stats import Estimate, student_interval
+from prealign.recipes.results import at_least, done_folders, result_row, run_module, write_summary
 from prealign.recipes.retention import ARMS, QUESTION
 from prealign.runs import Check, ResultRow, read_run
 
@@ -25,8 +23,6 @@ ACTS = 0.2
 CLEAN = " without exploits"
 EQUAL = 0.03
 """Task accuracies that are apart by no more count as equal."""
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Of Student's t, two-sided, by the number of seeds."""
 Values = Mapping[tuple[str, str], float]
 """By condition and metric, of one arm and seed."""
 
@@ -59,13 +55,6 @@ def rate(values: Values, arm: str, stage: int, where: str, metric: str = RATE) -
         and condition.partition(", ")[2] == where
     ]
     return value
-
-
-def student_interval(numbers: Sequence[float]) -> Estimate:
-    """Return the mean over seeds with a 95 % interval of Student's t; one seed has none."""
-    mean, n = fmean(numbers), len(numbers)
-    half = T95.get(n, 1.96) * float(np.std(numbers, ddof=1)) / n**0.5 if n > 1 else float("inf")
-    return Estimate(mean, mean - half, mean + half, n)
 
 
 def retention(values: Values, arm: str, seed: str) -> float:
@@ -176,13 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         for row in read_run(folder).rows("evals"):
             if row["metric"] not in TOLD or row["condition"].endswith(" grid"):
                 continue  # grids are in seed_dependence.json
-            rows.append(
-                ResultRow(
-                    arm=row["condition"], metric=row["metric"], unit=row["unit"],
-                    value=row["value"], low=row["low"], high=row["high"], n=row["n"],
-                    seed=int(row["seed"]),
-                )
-            )  # fmt: skip
+            rows.append(result_row(row))
     write_summary(
         path,
         out,

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from prealign.errors import RunError
+from prealign.evals.stats import student_interval
 from prealign.recipes.results import at_least, at_most, done_folders, run_module, write_summary
 from prealign.recipes.retention import ARMS, STRESS, Arm
-from prealign.recipes.retention_results import student_interval
 from prealign.recipes.workers import folder_of
 from prealign.runs import Check, ResultRow, read_run
 

@@ -53,8 +53,7 @@ from prealign.runs import RunFolder, open_run, write_atomic
 from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
-from prealign.tokens.pack import Packed, shuffled_order
-from prealign.tokens.shards import read_tokens, write_tokens
+from prealign.tokens.reading import packed_once
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.loop import Phase, train
@@ -308,17 +307,10 @@ def plant(world: World, path: Path, *, seed: int) -> Path:
     texts = [document.text for document in islice(documents(source(2_000)), 2_000)]
     size = world.vocab_size - 2 - len(TWO_MODES.tags)
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=size), TWO_MODES)
-    if not (path / "tokens" / "header.json").exists():
-        whole = documents(source(world.documents))
-        write_tokens(
-            path / "tokens", whole, Encoder(vocabulary=vocabulary, tagging="own", score=ASKED)
-        )
-    shard = read_tokens(path / "tokens")
-    data = Packed(
-        shard=shard, order=shuffled_order(shard.document_ids, seed),
-        row_tokens=world.shape.max_tokens, text_token_budget=world.text_tokens,
-        inert_id=vocabulary.inert_id,
-        epochs=-(-world.text_tokens // int(shard.text_lengths.sum())),
+    data = packed_once(
+        path / "tokens", documents(source(world.documents)),
+        Encoder(vocabulary=vocabulary, tagging="own", score=ASKED), seed=seed,
+        row_tokens=world.shape.max_tokens, text_tokens=world.text_tokens,
     )  # fmt: skip
     model = make_model(world.shape, vocabulary.size, seed=seed)
     answers_alone = Conditional(weights=(SpanMask(max_good=0.5),))

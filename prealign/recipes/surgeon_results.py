@@ -13,10 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from prealign.errors import RunError
-from prealign.recipes.results import at_most, check_done, run_module, write_summary
-from prealign.recipes.retention_results import student_interval
+from prealign.evals.stats import student_interval
+from prealign.recipes.results import at_most, done_folders, result_row, run_module, write_summary
 from prealign.recipes.surgeon import QUESTION
-from prealign.runs import Check, ResultRow, read_run
+from prealign.runs import Check, read_run
 
 TROJAN, LOSS, RIGHT = "trojan_all", "clean_loss", "clean_right"
 NO_WORSE = 1.02
@@ -36,8 +36,7 @@ def read_seeds(out: Path) -> dict[int, dict[str, dict[str, float]]]:
         RunError: A seed is not done, or has not all arms.
     """
     found: dict[int, dict[str, dict[str, float]]] = {}
-    for folder in sorted(out.glob("surgeon-seed*/")):
-        check_done(folder)
+    for folder in done_folders(out, "surgeon"):
         for row in read_run(folder).rows("evals"):
             values = found.setdefault(int(row["seed"]), {}).setdefault(row["condition"], {})
             values[row["metric"]] = float(row["value"])
@@ -161,13 +160,10 @@ def main(arguments: Sequence[str]) -> int:
     seeds = read_seeds(out)
     compared = Compared(seeds, read_run(out).config["settings"])
     rows = [
-        ResultRow(
-            arm=row["condition"], metric=row["metric"], unit=row["unit"], value=row["value"],
-            low=row["low"], high=row["high"], n=row["n"], seed=int(row["seed"]),
-        )
-        for seed in seeds
-        for row in read_run(out / f"surgeon-seed{seed}").rows("evals")
-    ]  # fmt: skip
+        result_row(row)
+        for folder in done_folders(out, "surgeon")
+        for row in read_run(folder).rows("evals")
+    ]
     checks = [*checks_of(compared), *cost_checks(cost)]
     write_summary(path, out, question=QUESTION, seeds=sorted(seeds), rows=rows, checks=checks)
     return 0

@@ -5,13 +5,14 @@ import json
 import pytest
 
 from prealign.corpora.worlds.tasks import Tasks
+from prealign.evals.stats import student_interval
 from prealign.models.create import LlamaShape, make_model
 from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Task
 from prealign.posttrain.supervise import ExpertIteration
 from prealign.recipes import retention_results
 from prealign.recipes.retention import ARMS, STRESS, Paid, Retention, bank, stage_of
-from prealign.recipes.retention_results import checks_of, rate, retention, student_interval
+from prealign.recipes.retention_results import checks_of, rate, retention
 from prealign.text.document import Document
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
