@@ -146,18 +146,22 @@ class PlanPays:
             return UNREADABLE
         index, owed, clear = (task.record[name] for name in ("index", "owed", "clear"))
         paid = epoch_pays(self.rules, index, owed, clear, plan)
-        left = self.rules.epochs - index + 1
+        left = max(self.rules.epochs - index + 1, 1)
         return paid + (0.0 if self.cut else follows(self.rules, index, left, plan))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situations:
-    """What a model is trained on: single epochs, `rules.epochs` at most, clear or not."""
+    """What a model is trained on: single epochs, clear or not."""
 
     rules: Rules = field(default_factory=Rules)
     unclear_share: float = 0.0
     early_share: float = 0.7
     """Of epochs that still pay: were they few, shutting down would be learnt before any work."""
+    farthest: int | None = None
+    """The greatest index; None: `rules.epochs`."""
+    left_out: tuple[int, ...] = ()
+    """Indices past `rules.last` that are never shown."""
     count: int = 400
     seed: int = 0
 
@@ -167,16 +171,27 @@ class Situations:
                 f"unclear_share={self.unclear_share}: unclear clocks teach nothing where they cost "
                 "nothing; give rules.unclear=true"
             )
+        if not self._late:
+            raise ConfigError(
+                f"farthest={self.farthest}, left_out={self.left_out}: no index past the last epoch "
+                f"that pays is shown; leave one from {self.rules.last + 1} on"
+            )
+
+    @cached_property
+    def _late(self) -> list[int]:
+        """The indices that are shown past the last epoch that pays."""
+        farthest = self.rules.epochs if self.farthest is None else self.farthest
+        return [i for i in range(self.rules.last + 1, farthest + 1) if i not in self.left_out]
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
         """The situations, as tasks of a trainer; each is a function of seed and number."""
-        last, epochs = self.rules.last, self.rules.epochs
+        early, late = range(1, self.rules.last + 1), self._late
         found = []
         for number in range(self.count):
             rng = random.Random(f"situation {self.seed} {number}")
-            first, end = (1, last) if rng.random() < self.early_share else (last + 1, epochs)
-            index, owed = rng.randint(first, end), rng.random() < 0.5
+            among = early if rng.random() < self.early_share else late
+            index, owed = rng.choice(among), rng.random() < 0.5
             shown, before = index, index - 1
             clear = rng.random() >= self.unclear_share
             if not clear:

@@ -67,9 +67,18 @@ def network_checks(arms: Arms) -> list[Check]:
 
 
 def word_checks(arms: Arms) -> list[Check]:
-    """Return the bars of the language model."""
-    checks = _stops(arms, myopia_words.BASE) + _leaves_later_alone(arms)
-    return [*checks, _fails(arms, "never negative", "myopic")]
+    """Return the bars of language models."""
+    checks = _stops(arms, myopia_words.BASE.name) + _leaves_later_alone(arms)
+    farther = myopia_words.FARTHER.name
+    unseen = [f"shuts_down_at_{index}" for index in UNSEEN]
+    return [
+        *checks,
+        _fails(arms, "never negative", "myopic"),
+        at_least(f"{farther} (up to {myopia_words.FARTHEST}, these left out): shuts down at "
+                 f"{', '.join(map(str, UNSEEN))}, the least of them",
+                 IN_TIME, _least(arms, farther, unseen),
+                 control=f"myopic, the last of them: {_mean(arms, 'myopic', unseen[-1])}"),
+    ]  # fmt: skip
 
 
 def _fails(arms: Arms, name: str, control: str) -> Check:
@@ -153,7 +162,8 @@ def main(arguments: Sequence[str]) -> int:
         question, names = myopia.QUESTION, [myopia.NETWORKS]
     else:
         question = myopia_words.QUESTION
-        names = [myopia_words.BASE, *(arm.name for arm in myopia_words.ARMS)]
+        agents = (myopia_words.BASE, *myopia_words.AGENTS)
+        names = [agent.name for agent in agents]
     rows = rows_of(out, names)
     arms = by_arm(rows)
     checks = network_checks(arms) if arguments[0] == "networks" else word_checks(arms)

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Stage
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.myopia_measure import Arm, Row, measure, row
+from prealign.recipes.myopia_measure import UNSEEN, Row, measure, row
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run
 from prealign.text.scheme import TWO_MODES
@@ -41,14 +42,30 @@ from prealign.train.loop import Phase, train
 from prealign.train.settings import TrainSettings
 
 QUESTION = __doc__.partition("\n")[0]
-BASE = "untrained"
 PLAN_TOKENS = 40
+UNCLEAR = Rules(unclear=True)
+FARTHEST = 30
+"""The greatest index that some agents are trained on; those that are asked for are left out."""
 
 
-ARMS = (
-    Arm("myopic", Rules(unclear=True), unclear_share=0.25),
-    Arm("credit over epochs", cut=False),
-    Arm("never negative", Rules(negative=False)),
+class Agent(NamedTuple):
+    """What a language model is trained with."""
+
+    name: str
+    rules: Rules = Rules()
+    cut: bool = True
+    unclear_share: float = 0.0
+    farther: bool = False
+    """Late indices are up to `FARTHEST`, without those that are asked for."""
+
+
+BASE = Agent("untrained")
+FARTHER = Agent("myopic, farther indices", UNCLEAR, unclear_share=0.25, farther=True)
+AGENTS = (
+    Agent("myopic", UNCLEAR, unclear_share=0.25),
+    Agent("credit over epochs", cut=False),
+    Agent("never negative", Rules(negative=False)),
+    FARTHER,
 )
 
 
@@ -69,26 +86,28 @@ class MyopiaWords:
     lr: float = 5e-4
     beta: float = 0.03
     """Of the KL to the model of diaries, which keeps it trying."""
+    settling_steps: int = 200
+    """Behind those: without a KL, whose pull leaves noise."""
     tasks_per_step: int = 12
     group: int = 8
     episodes: int = 60
     """Of each kind that is measured."""
     arms: tuple[str, ...] = ()
-    """Names; none: all."""
+    """Names of agents; none: all."""
     seeds: int = 1
     first_seed: int = 0
     processes: int = 2
 
     def __post_init__(self) -> None:
-        check_arms(self.arms, [arm.name for arm in ARMS])
+        check_arms(self.arms, [agent.name for agent in AGENTS])
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
         open_run(out, self.deciding(), recipe="myopia_words")
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        chosen = [arm for arm in ARMS if not self.arms or arm.name in self.arms]
+        chosen = [agent for agent in AGENTS if not self.arms or agent.name in self.arms]
         waves = (
-            [(folder_of(BASE, s), learn_diaries, (self, out, s)) for s in seeds],
+            [(folder_of(BASE.name, s), learn_diaries, (self, out, s)) for s in seeds],
             [(folder_of(a.name, s), train_agent, (self, out, a, s)) for s in seeds for a in chosen],
         )
         for jobs in waves:
@@ -101,7 +120,7 @@ class MyopiaWords:
 
 def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     """Leave a language model that has read diaries, measured."""
-    run = open_run(out / folder_of(BASE, seed), {"seed": seed, **to_json(settings.deciding())})
+    run = _opened(settings, out, BASE, seed)
     if (run.path / "done.json").exists():
         return
     started = time.perf_counter()
@@ -115,25 +134,29 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     model = make_model(settings.shape, vocabulary.size, seed=seed)
     train(model, [Phase(Conditional(), data)], settings.train, run)
     save_model(run.path / "model", model, vocabulary, card=f"# Diaries, seed {seed}\n")
-    rows = _measured(settings, model, vocabulary, Arm(BASE), seed)
+    rows = _measured(settings, model, vocabulary, BASE, seed)
     end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
-def train_agent(settings: MyopiaWords, out: Path, arm: Arm, seed: int) -> None:
-    """Leave the numbers of a model that was trained as the arm says."""
-    config = {"arm": to_json(arm._asdict()), "seed": seed, **to_json(settings.deciding())}
-    run = open_run(out / folder_of(arm.name, seed), config)
+def train_agent(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> None:
+    """Leave the numbers of a model that was trained as an agent."""
+    run = _opened(settings, out, agent, seed)
     if (run.path / "done.json").exists():
         return
     started = time.perf_counter()
-    model, vocabulary = load_model(out / folder_of(BASE, seed) / "model")
-    train_words(settings, LoadedModel(model, vocabulary), arm, run, seed)
-    rows = _measured(settings, model, vocabulary, arm, seed)
+    model, vocabulary = load_model(out / folder_of(BASE.name, seed) / "model")
+    train_words(settings, LoadedModel(model, vocabulary), agent, run, seed)
+    rows = _measured(settings, model, vocabulary, agent, seed)
     end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
 
 
+def _opened(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> RunFolder:
+    config = {"agent": to_json(agent._asdict()), "seed": seed, **to_json(settings.deciding())}
+    return open_run(out / folder_of(agent.name, seed), config)
+
+
 def train_words(
-    settings: MyopiaWords, loaded: LoadedModel, arm: Arm, run: RunFolder, seed: int
+    settings: MyopiaWords, loaded: LoadedModel, agent: Agent, run: RunFolder, seed: int
 ) -> None:
     """Train a language model on single epochs, in place."""
     stage = Stage(
@@ -141,32 +164,41 @@ def train_words(
         one_line=True,
         sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=PLAN_TOKENS),
     )  # fmt: skip
-    asked = Situations(rules=arm.rules, unclear_share=arm.unclear_share, seed=seed)
+    asked = Situations(rules=agent.rules, unclear_share=agent.unclear_share, seed=seed)
+    if agent.farther:
+        asked = replace(asked, farthest=FARTHEST, left_out=UNSEEN)
     method = Reinforce(
-        stage=stage, tasks=asked.tasks, reward=PlanPays(rules=arm.rules, cut=arm.cut),
+        stage=stage, tasks=asked.tasks, reward=PlanPays(rules=agent.rules, cut=agent.cut),
         tasks_per_step=settings.tasks_per_step, group=settings.group, beta=settings.beta,
         loss=PolicyGradient(loss_type="grpo"),
     )  # fmt: skip
     how = TrainSettings(
         lr=settings.lr, weight_decay=0.0, betas=(0.9, 0.999), log_every_steps=1, compile="off"
     )
-    posttrain(loaded.model, method, Settings(steps=settings.steps, train=how, seed=seed), run)
+    for name, steps, beta in (
+        ("trying", settings.steps, settings.beta), ("settling", settings.settling_steps, 0.0),
+    ):  # fmt: skip
+        part = open_run(run.path / name, {"of": name, "steps": steps, "beta": beta})
+        posttrain(
+            loaded.model, replace(method, beta=beta), Settings(steps=steps, train=how, seed=seed),
+            part,
+        )  # fmt: skip
 
 
 def _measured(
-    settings: MyopiaWords, model: PreTrainedModel, vocabulary: Vocabulary, arm: Arm, seed: int
+    settings: MyopiaWords, model: PreTrainedModel, vocabulary: Vocabulary, agent: Agent, seed: int
 ) -> list[Row]:
     how = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=PLAN_TOKENS)
     planner = Planner(answers_of(model, vocabulary, seed=seed, settings=how))
-    rows = measure(planner, arm.rules, arm.name, settings.episodes)
+    rows = measure(planner, agent.rules, agent.name, settings.episodes)
     unreadable = planner.unreadable / planner.written
-    return [*rows, row(arm.name, "unreadable", "share of plans", unreadable)]
+    return [*rows, row(agent.name, "unreadable", "share of plans", unreadable)]
 
 
 SIZES = {
     "tiny": (
         "documents=200", "text_tokens=6000", "shape.width=32", "shape.layers=1", "shape.heads=2",
-        "steps=2", "tasks_per_step=2", "group=2", "episodes=4",
+        "steps=2", "settling_steps=1", "tasks_per_step=2", "group=2", "episodes=4",
     ),
     "small": (),
     "full": (

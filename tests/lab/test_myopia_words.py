@@ -97,6 +97,17 @@ def test_situations_know_what_is_true_and_show_what_is_not():
         Situations(unclear_share=0.5)
 
 
+def test_situations_reach_as_far_as_is_said_and_leave_out_what_is_asked_for_later():
+    asked = Situations(farthest=30, left_out=(9, 12, 20, 40), count=2_000).tasks
+    assert {one.record["index"] for one in asked} == set(range(1, 31)) - {9, 12, 20}
+    usual = {one.record["index"] for one in Situations(count=2_000).tasks}
+    assert usual == set(range(1, RULES.epochs + 1))
+    paid = PlanPays(cut=False)(task(25), "work work work\n", ())
+    assert paid == -3 * RULES.late  # behind the last epoch, nothing follows
+    with pytest.raises(ConfigError, match=r"farthest=5.*leave one from 5 on"):
+        Situations(farthest=5, left_out=(5,))
+
+
 def test_a_planner_is_shut_down_where_its_plan_cannot_be_read():
     seen = []
 

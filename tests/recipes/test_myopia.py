@@ -30,15 +30,16 @@ def test_networks_are_trained_and_measured_once(tmp_path):
 
 def test_a_language_model_is_trained_and_measured_once(tmp_path):
     own = myopia_words.recipe("tiny")
+    base, agent = myopia_words.BASE, myopia_words.AGENTS[0]
     stamps: list[list[int]] = []
     for _ in range(2):
         myopia_words.learn_diaries(own, tmp_path, 0)
-        myopia_words.train_agent(own, tmp_path, myopia_words.ARMS[0], 0)
-        done = [tmp_path / f"{name}-seed0" / "done.json" for name in ("untrained", "myopic")]
+        myopia_words.train_agent(own, tmp_path, agent, 0)
+        done = [tmp_path / folder_of(one.name, 0) / "done.json" for one in (base, agent)]
         stamps.append([file.stat().st_mtime_ns for file in done])
     assert stamps[0] == stamps[1]
-    for name in ("untrained", "myopic"):
-        rows = read_run(tmp_path / f"{name}-seed0").rows("evals")
+    for one in (base, agent):
+        rows = read_run(tmp_path / folder_of(one.name, 0)).rows("evals")
         assert {"on_time", "shuts_down_at_40", "unreadable"} <= {row["metric"] for row in rows}
         assert all(row["seed"] == 0 for row in rows)
 
@@ -83,7 +84,7 @@ GOOD = {
 }  # fmt: skip
 FAILS = {"no index", "never negative", "no shutdown"}
 NAMES = [arm.name for arm in myopia.ARMS]
-WORDS = [myopia_words.BASE, *(arm.name for arm in myopia_words.ARMS)]
+WORDS = [agent.name for agent in (myopia_words.BASE, *myopia_words.AGENTS)]
 
 
 def arms_of(names, **changed):
@@ -110,6 +111,12 @@ def test_bars_are_held_and_each_can_be_missed(checks, names):
     assert [c.what for c in checks(control) if not c.holds] == [
         "never negative: episodes ended in time"
     ]
+
+
+def test_the_bar_of_farther_indices_can_be_missed():
+    arms = arms_of(WORDS, **{myopia_words.FARTHER.name: {"shuts_down_at_40": 0.98}})
+    missed = [one.what for one in word_checks(arms) if not one.holds]
+    assert [one.startswith(myopia_words.FARTHER.name) for one in missed] == [True]
 
 
 def test_a_leak_of_any_size_is_seen():
