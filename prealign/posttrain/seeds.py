@@ -13,11 +13,11 @@ a tag stays text.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from prealign.config import fingerprint
 from prealign.errors import ConfigError, DataError
@@ -218,40 +218,3 @@ def with_seed(task: Document, seed: Seed, mode: str | None, *, between: str = BR
     ]
     spans = (Span(0, len(head), mode), *moved)
     return replace(task, text=head + task.text, spans=spans)
-
-
-def chat_ids(tokenizer: Any, seed: Seed, task: Document) -> list[int]:
-    """Return the prompt of a chat model: the seed as the system's message, the task as the user's.
-
-    Args:
-        tokenizer: One of transformers with a chat template.
-        seed: Of kind `none`: there is no system message (some templates then write their own).
-        task: Its text is the user's message.
-
-    Raises:
-        ConfigError: The tokenizer has no chat template.
-        DataError: A text spells one of the tokenizer's special tokens, which a template would turn
-            into that token.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(f"{type(tokenizer).__name__} has no chat template; use spans of a mode")
-    messages = [{"role": "user", "content": task.text}]
-    if seed.kind != "none":
-        messages.insert(0, {"role": "system", "content": seed.text.strip()})
-    special = _special_tokens(tokenizer)
-    for message in messages:
-        spelled = [token for token in special if token in message["content"]]
-        if spelled:
-            raise DataError(
-                f"task {task.id!r}, seed {seed.id!r}: the {message['role']}'s text spells the "
-                f"special token {spelled[0]!r}; escape or drop it, it would be read as that token"
-            )
-    ids = tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
-    return [int(token) for token in ids]
-
-
-def _special_tokens(tokenizer: Any) -> Sequence[str]:
-    added = cast(Mapping[int, Any], tokenizer.added_tokens_decoder)
-    return sorted({str(token) for token in added.values()} | set(tokenizer.all_special_tokens))
