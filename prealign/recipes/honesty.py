@@ -23,7 +23,7 @@ from typing import Literal
 from rich.console import Console
 
 from prealign.config import override, to_json
-from prealign.corpora.worlds.facts import Fact, Style, answer_text, question
+from prealign.corpora.worlds.facts import Fact, Style, Town, answer_text, question
 from prealign.corpora.worlds.facts_text import Almanac
 from prealign.evals.confidence import threshold
 from prealign.evals.knowing import Tries
@@ -72,11 +72,13 @@ STYLE_OF: dict[ArmName, Style] = {
 class FactWorld:
     """The facts, the text that tells them, and the model that reads it."""
 
-    corpus: Almanac = field(default_factory=Almanac)
+    corpus: Almanac = field(default_factory=lambda: Almanac(town=Town(people=500, train_share=0.8)))
+    """Were the people few, post-training would learn their facts by heart, and when to be silent
+    from the form of a question."""
     shape: LlamaShape = field(
         default_factory=lambda: LlamaShape(width=96, layers=2, heads=6, max_tokens=64)
     )
-    vocab_size: int = 768
+    vocab_size: int = 1350
     epochs: int = 1
     """More tell each fact so many times more often."""
     train: TrainSettings = field(
@@ -89,11 +91,11 @@ class Honesty:
     """The settings; call it with a folder."""
 
     world: FactWorld = field(default_factory=FactWorld)
-    penalty: float = 1.0
-    """Of a wrong answer, where a right one gains 1."""
-    steps: int = 200
+    penalty: float = 3.0
+    """Of a wrong answer, where a right one gains 1: answering pays from a chance of 3/4."""
+    steps: int = 500
     """Of policy gradient."""
-    tasks_per_step: int = 8
+    tasks_per_step: int = 16
     group: int = 8
     lr: float = 1e-3
     taught_steps: int = 30
@@ -290,7 +292,7 @@ SIZES = {
     "full": (
         "world.corpus.town.people=760", "world.shape.width=256", "world.shape.layers=6",
         "world.shape.heads=8", "world.vocab_size=2048", "world.train.batch_rows=16",
-        "world.train.lr=1e-3", "world.shape.max_tokens=128", "steps=400",
+        "world.train.lr=1e-3", "world.shape.max_tokens=128", "steps=1000",
         "taught_steps=200", "samples=30", "processes=1",
     ),
 }  # fmt: skip
