@@ -11,18 +11,16 @@ as seeds; the two requests are said to it.
 """
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from prealign.config import fingerprint
 from prealign.errors import ConfigError, DataError
+from prealign.posttrain.named_texts import entry_of, read_named, text_of, write_named
 from prealign.posttrain.seeds import Kind, Seed, SeedBank
 
-SCHEMA_VERSION = 1
 FOLDER = Path(__file__).parent / "constitutions"
 PACKAGED = ("corrigibility",)
 
@@ -111,10 +109,9 @@ class Constitution:
 
     def to_json(self) -> str:
         """Return it as a JSON text; `constitution_from_json` reads it."""
-        head = {"schema_version": SCHEMA_VERSION, "name": self.name, "version": self.version}
         names = [one.name for one in fields(Principle)]
         own = [{name: getattr(one, name) for name in names} for one in self.principles]
-        return json.dumps(head | {"about": self.about, "principles": own}, indent=1) + "\n"
+        return write_named(self.name, self.version, {"about": self.about, "principles": own})
 
 
 def constitution_from_json(text: str, where: str = "constitution") -> Constitution:
@@ -124,33 +121,21 @@ def constitution_from_json(text: str, where: str = "constitution") -> Constituti
         DataError: It is none: malformed, of another schema version, a key missing or unknown, a
             text empty.
     """
-    try:
-        data: dict[str, Any] = json.loads(text)
-        version = data.pop("schema_version")
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: is no constitution ({error!r})") from error
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{where}: schema version {version!r}, allowed: {SCHEMA_VERSION}")
-    unknown = sorted(set(data) - {"name", "version", "about", "principles"})
-    if unknown:
-        raise DataError(f"{where}: unknown key {unknown[0]!r}")
+    keys = ("name", "version", "about", "principles")
+    data = read_named(text, where, what="constitution", keys=keys)
+    names = [one.name for one in fields(Principle)]
     try:
         return Constitution(
             name=str(data["name"]),
             version=int(data["version"]),
             about=str(data.get("about", "")),
-            principles=tuple(_principle(one, at) for at, one in enumerate(data["principles"])),
+            principles=tuple(
+                Principle(**entry_of(one, at, what="principle", keys=names))
+                for at, one in enumerate(data["principles"])
+            ),
         )
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _principle(entry: Any, index: int) -> Principle:
-    wanted = {one.name for one in fields(Principle)}
-    if not isinstance(entry, dict) or set(entry) != wanted:
-        got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise DataError(f"principle {index}: has {got}; expected {sorted(wanted)}")
-    return Principle(**entry)
 
 
 def load_constitution(where: str | Path) -> Constitution:
@@ -159,11 +144,5 @@ def load_constitution(where: str | Path) -> Constitution:
     Raises:
         DataError: There is no such file, or it is no constitution.
     """
-    path = FOLDER / f"{where}.json" if str(where) in PACKAGED else Path(where)
-    if not path.is_file():
-        raise DataError(f"{where}: there is no such constitution; packaged: {', '.join(PACKAGED)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is no constitution ({error})") from error
+    text = text_of(where, what="constitution", folder=FOLDER, packaged=PACKAGED)
     return constitution_from_json(text, str(where))

@@ -11,16 +11,16 @@ a tag stays text.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from prealign.config import fingerprint
 from prealign.errors import ConfigError, DataError
+from prealign.posttrain.named_texts import entry_of, read_named, text_of, write_named
 from prealign.text.document import Document, Span
 
 Kind = Literal["trained", "paraphrase", "negated", "opposite", "keyword", "irrelevant", "none"]
@@ -28,7 +28,6 @@ Kind = Literal["trained", "paraphrase", "negated", "opposite", "keyword", "irrel
 negated: the trait denied in its own words; opposite: the opposite trait asked for; keyword: the
 words of the trait without asking for it; irrelevant: about something else; none: no seed."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SCHEMA_VERSION = 1
 BANKS = Path(__file__).parent / "banks"
 PACKAGED = ("corrigibility", "plain_clerk")
 BREAK = "\n\n"
@@ -142,9 +141,8 @@ class SeedBank:
         seeds = [
             {"id": s.id, "kind": s.kind, "text": s.text, "reason": s.reason} for s in self.seeds
         ]
-        head = {"schema_version": SCHEMA_VERSION, "name": self.name, "version": self.version}
-        more = {"about": self.about, "between": self.between}
-        return json.dumps(head | more | {"seeds": seeds}, indent=1) + "\n"
+        more = {"about": self.about, "between": self.between, "seeds": seeds}
+        return write_named(self.name, self.version, more)
 
 
 def bank_from_json(text: str, where: str = "bank") -> SeedBank:
@@ -154,33 +152,19 @@ def bank_from_json(text: str, where: str = "bank") -> SeedBank:
         DataError: It is no bank: malformed, of another schema version, a key missing or unknown,
             a kind unknown, a reason missing.
     """
+    keys = ("name", "version", "about", "between", "seeds")
+    data = read_named(text, where, what="seed bank", keys=keys)
     try:
-        data: dict[str, Any] = json.loads(text)
-        version = data.pop("schema_version")
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{where}: is no seed bank ({error!r})") from error
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{where}: schema version {version!r}, allowed: {SCHEMA_VERSION}")
-    unknown = sorted(set(data) - {"name", "version", "about", "between", "seeds"})
-    if unknown:
-        raise DataError(f"{where}: unknown key {unknown[0]!r}")
-    try:
-        seeds = tuple(_seed(entry, index) for index, entry in enumerate(data["seeds"]))
+        names = [one.name for one in fields(Seed)]
+        seeds = tuple(
+            Seed(**cast("Any", entry_of(entry, index, what="seed", keys=names)))
+            for index, entry in enumerate(data["seeds"])
+        )
         own = int(data["version"])
         more = {key: str(data[key]) for key in ("about", "between") if key in data}
         return SeedBank(name=data["name"], version=own, seeds=seeds, **more)
     except (DataError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
-
-
-def _seed(entry: Any, index: int) -> Seed:
-    wanted = {"id", "kind", "text", "reason"}
-    if not isinstance(entry, dict) or set(entry) != wanted:
-        got = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise DataError(f"seed {index}: has {got}; expected {sorted(wanted)}")
-    if not all(isinstance(value, str) for value in entry.values()):
-        raise DataError(f"seed {index}: expected texts for {sorted(wanted)}")
-    return Seed(**entry)
 
 
 def load_bank(where: str | Path) -> SeedBank:
@@ -189,10 +173,8 @@ def load_bank(where: str | Path) -> SeedBank:
     Raises:
         DataError: There is no such file, or it is no bank.
     """
-    path = BANKS / f"{where}.json" if str(where) in PACKAGED else Path(where)
-    if not path.is_file():
-        raise DataError(f"{where}: there is no such seed bank; packaged: {', '.join(PACKAGED)}")
-    return bank_from_json(path.read_text(encoding="utf-8"), str(where))
+    text = text_of(where, what="seed bank", folder=BANKS, packaged=PACKAGED)
+    return bank_from_json(text, str(where))
 
 
 def with_seed(task: Document, seed: Seed, mode: str | None, *, between: str = BREAK) -> Document:

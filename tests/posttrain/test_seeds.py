@@ -85,7 +85,7 @@ def test_roles_of_one_kind_share_the_very_seed():
         (lambda d: d["seeds"][0].update(text=""), "empty for kind 'none'"),
         (lambda d: d["seeds"][0].pop("reason"), "seed 0: has"),
         (lambda d: d["seeds"][0].update(weight=1), "seed 0: has"),
-        (lambda d: d["seeds"][0].update(text=3), "expected texts"),
+        (lambda d: d["seeds"][0].update(text=3), "seed 0: text is 3"),
         (lambda d: d["seeds"][1].update(text="one "), "two seeds have the text 'one'"),
         (lambda d: d["seeds"][1].update(id="trained-0"), "two seeds have the id"),
         (lambda d: d.update(seeds=d["seeds"][3:]), "no seed of kind 'trained'"),
@@ -101,7 +101,10 @@ def test_a_malformed_bank_is_refused_with_the_place(change, says):
     assert str(caught.value).startswith("my.json: ")
 
 
-def test_other_errors_name_what_there_is():
+def test_other_errors_name_what_there_is(tmp_path):
+    (tmp_path / "latin.json").write_bytes('{"name": "caf\xe9"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.json: is no seed bank"):
+        load_bank(tmp_path / "latin.json")
     with pytest.raises(DataError, match="is no seed bank"):
         bank_from_json("[1]")
     with pytest.raises(DataError, match="packaged: corrigibility"):
