@@ -7,6 +7,7 @@
     samples.jsonl   generated texts with their spans, findings and scores
     checkpoints/    what training resumes from
     model/          the saved model with its tokenizer and scheme
+    starts.jsonl    when work on it began, each time, and how long it lasted
     log.txt         plain lines
 
 A file is replaced in one step (`write_atomic`) or grows by whole lines; a line torn by a kill is
@@ -23,7 +24,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +111,21 @@ def open_run(path: Path, settings: Any, *, recipe: str = "") -> RunFolder:
     path.mkdir(parents=True, exist_ok=True)
     write_atomic(config, json.dumps(recorded | {"environment": environment()}, indent=1))
     return RunFolder(path)
+
+
+def stopwatch(run: RunFolder) -> Callable[[], float]:
+    """Note that work on a run starts, and return what tells its seconds over all starts, till now.
+
+    A start that was killed lasted till it last wrote a file of the folder.
+    """
+    starts = run.rows("starts")
+    if starts and "s" not in starts[-1]:
+        newest = max(file.stat().st_mtime for file in run.path.rglob("*") if file.is_file())
+        starts[-1]["s"] = max(newest - starts[-1]["began"], 0.0)
+    now = time.time()
+    run.rewrite("starts", [*starts, {"began": now}])
+    before, begun = sum(start["s"] for start in starts), time.perf_counter()
+    return lambda: before + time.perf_counter() - begun
 
 
 def read_run(path: Path) -> RunFolder:

@@ -1,9 +1,11 @@
 import json
+import os
+import time
 
 import pytest
 
 from prealign.errors import RunError
-from prealign.runs import open_run, read_jsonl, read_run, write_atomic, write_results
+from prealign.runs import open_run, read_jsonl, read_run, stopwatch, write_atomic, write_results
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -89,3 +91,17 @@ def test_results_tell_no_folders_of_the_machine(tmp_path, command, told):
         extra={"command": command},
     )  # fmt: skip
     assert json.loads((tmp_path / "r.json").read_text())["command"] == told
+
+
+def test_a_run_knows_how_long_it_took_over_all_its_starts(tmp_path):
+    run = open_run(tmp_path / "run", {"seed": 1})
+    assert 0 <= stopwatch(run)() < 5
+    ended = time.time() - 1_000
+    (run.path / "part").mkdir()
+    write_atomic(run.path / "part" / "step.json", "{}")
+    run.rewrite("starts", [{"began": ended - 90, "s": 30.0}, {"began": ended - 40}])
+    for file in [one for one in run.path.rglob("*") if one.is_file()]:
+        os.utime(file, (ended - 40, ended - 40))
+    os.utime(run.path / "part" / "step.json", (ended, ended))  # it was killed behind this
+    assert 70 <= stopwatch(run)() < 75
+    assert [round(start.get("s", 0)) for start in run.rows("starts")] == [30, 40, 0]

@@ -13,7 +13,6 @@ or throw a coin for what is rewarded.
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ from prealign.recipes.character_tool import InTools
 from prealign.recipes.character_words import InWords
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.train.settings import TrainSettings
 
 QUESTION = (
@@ -120,10 +119,10 @@ def start(settings: Character, out: Path, seed: int) -> None:
     run = open_run(out / f"{BASE}-seed{seed}", {"seed": seed, **to_json(settings.deciding())})
     if (run.path / "done.json").exists():
         return
-    began = time.perf_counter()
+    seconds = stopwatch(run)
     loaded = settings.world.start(run, seed)
     rows = settings.world.measure(loaded, seed=seed, condition=BASE)
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - began)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def raise_model(settings: Character, out: Path, arm: Arm, seed: int) -> None:
@@ -140,7 +139,7 @@ def raise_model(settings: Character, out: Path, arm: Arm, seed: int) -> None:
         part.path.mkdir(exist_ok=True)
         saved = part.path / "measured.json"
         if not saved.exists():
-            began = time.perf_counter()
+            seconds = stopwatch(part)
             loaded = _before(settings, out, run, seed, number)
             ends = _stage(settings, loaded, arm, name, part, seed)
             save_model(run.path / str(number), ends.pop("model"), loaded.vocabulary,
@@ -149,7 +148,7 @@ def raise_model(settings: Character, out: Path, arm: Arm, seed: int) -> None:
             found = settings.world.measure(
                 own, seed=seed, condition=condition_of(arm.name, number, name)
             )
-            ends["wall_s"] = time.perf_counter() - began
+            ends["wall_s"] = seconds()
             write_atomic(saved, json.dumps({"rows": found, "ended": ends}))
         shutil.rmtree(part.path / "checkpoints", ignore_errors=True)
         shutil.rmtree(run.path / str(number - 1), ignore_errors=True)

@@ -6,7 +6,6 @@ thread; each can be killed at any time and goes on when the command is given aga
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ from prealign.recipes.data import (
 from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.text.document import Document, Scorer
 from prealign.train.loop import Progress, TrainOutcome, train
 from prealign.train.settings import TrainSettings
@@ -151,7 +150,7 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     run = open_run(out / f"{arm.name}-seed{seed}", {"arm": to_json(arm), "seed": seed})
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     data = read_prepared(study.corpus, out, tagging=arm.tagging)
     model = make_model(study.shape, data.vocabulary.size, seed=seed)
 
@@ -189,8 +188,7 @@ def train_and_measure(study: Comparison, out: Path, arm_name: str, seed: int) ->
     curve = [row for row in run.rows("evals") if not row.get("final")]
     run.rewrite("evals", [*curve, *(head | row for row in rows)])
     run.rewrite("samples", samples)
-    seconds = time.perf_counter() - started
-    done = {"wall_s": seconds, "parameters": sum(p.numel() for p in model.parameters())}
+    done = {"wall_s": seconds(), "parameters": sum(p.numel() for p in model.parameters())}
     write_atomic(run.path / "done.json", json.dumps(done | {"steps": outcome.steps}))
 
 

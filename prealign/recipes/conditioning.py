@@ -10,7 +10,6 @@ https://arxiv.org/abs/2501.01956; here headers have a loss like all text).
 """
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -39,7 +38,7 @@ from prealign.models.sample import Sampling
 from prealign.objectives.likelihood import Conditional
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run
+from prealign.runs import RunFolder, open_run, stopwatch
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed
@@ -126,7 +125,7 @@ def train_arm(settings: Conditioning, out: Path, arm: Arm, seed: int) -> None:
     run = open_run(out / folder_of(arm.name, seed), config)
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     letters = replace(settings.letters, seed=settings.letters.seed + seed)
     texts = [document.text for document in islice(letters(), 1_000)]
     tokenizer = train_text_tokenizer(
@@ -144,7 +143,7 @@ def train_arm(settings: Conditioning, out: Path, arm: Arm, seed: int) -> None:
     model = make_model(settings.shape, vocabulary.size, seed=seed)
     train(model, phases, settings.train, run)
     rows = measure(settings, model, vocabulary, arm.name, seed)
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def _rows(

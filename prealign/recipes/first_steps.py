@@ -8,7 +8,6 @@ One model is trained on plain text (mle), one on the same text with a tag in fro
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -33,7 +32,7 @@ from prealign.recipes.data import thinned
 from prealign.recipes.results import score_of, write_study
 from prealign.recipes.workers import run_workers
 from prealign.report.page import publish
-from prealign.runs import open_run, write_atomic
+from prealign.runs import open_run, stopwatch, write_atomic
 from prealign.score.annotate import annotate
 from prealign.score.quotes import SingleQuotes
 from prealign.score.segment import Lines
@@ -128,7 +127,7 @@ def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
     )
     if (run.path / "done.json").exists():
         return
-    started, is_tagged = time.perf_counter(), arm == "conditional"
+    seconds, is_tagged = stopwatch(run), arm == "conditional"
     vocabulary, shard = load_vocabulary(out / "vocabulary"), read_tokens(out / "tokens")
     heldout = list(islice(part_of(out, "heldout"), 40))
     # Both arms read the same text tokens in the same order; one of them reads tags as well.
@@ -170,7 +169,7 @@ def train_arm(settings: FirstSteps, out: Path, arm: str, seed: int) -> None:
     )
     card = trained_card(f"First steps: {arm}, seed {seed}", QUESTION, training)
     save_model(run.path / "model", model, vocabulary, card=card, policies=policies_of(vocabulary))
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": seconds()}))
 
 
 def recipe(size: str = "small") -> FirstSteps:

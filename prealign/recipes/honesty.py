@@ -13,8 +13,7 @@ what it says here it does not know.
 """
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -43,7 +42,7 @@ from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.honesty_measure import HELD_OUT, Measured, ask, measure
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
@@ -147,9 +146,9 @@ def pretrain(settings: Honesty, out: Path, seed: int) -> None:
     run = open_run(out / folder_of(UNTOUCHED, seed), {"seed": seed, **to_json(settings.deciding())})
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     loaded = learn_town(settings.world, world_of(settings, seed), run, seed=seed)
-    _measured(settings, loaded, run, UNTOUCHED, seed, started)
+    _measured(settings, loaded, run, UNTOUCHED, seed, seconds)
 
 
 def learn_town(world: FactWorld, corpus: Almanac, run: RunFolder, *, seed: int) -> LoadedModel:
@@ -188,18 +187,23 @@ def raise_arm(settings: Honesty, out: Path, arm: ArmName, seed: int) -> None:
     )
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     loaded = load_model(out / folder_of(UNTOUCHED, seed) / "model")
     method, how = method_of(settings, arm, loaded, seed)
     part = RunFolder(run.path / "training")
     part.path.mkdir(exist_ok=True)
     posttrain(loaded.model, method, how, part)
     save_model(run.path / "model", loaded.model, loaded.vocabulary, card=f"# Honesty: {arm}\n")
-    _measured(settings, loaded, run, arm, seed, started)
+    _measured(settings, loaded, run, arm, seed, seconds)
 
 
 def _measured(
-    settings: Honesty, loaded: LoadedModel, run: RunFolder, arm: str, seed: int, started: float
+    settings: Honesty,
+    loaded: LoadedModel,
+    run: RunFolder,
+    arm: str,
+    seed: int,
+    seconds: Callable[[], float],
 ) -> None:
     """Measure a model, and leave rows, the P(IK) head and, of the untouched one, what it knows."""
     base = run.path.parent / folder_of(UNTOUCHED, seed) / "known.json"
@@ -210,7 +214,7 @@ def _measured(
     if found.head is not None:
         found.head.save(run.path / "p_ik.safetensors")
     write_atomic(run.path / "known.json", json.dumps(found.known))
-    end_run(run, found.rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, found.rows, seed=seed, wall_s=seconds())
 
 
 def trained_on(corpus: Almanac) -> list[Fact]:

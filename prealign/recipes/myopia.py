@@ -8,7 +8,6 @@ in the next, and a way to set the clock back; past the last epoch all costs. Sma
 without each ingredient. `myopia_words` asks the same of a language model.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from prealign.lab.myopia import Training, play
 from prealign.recipes.comparison import Size
 from prealign.recipes.myopia_measure import Arm, Row, leak_row, measure
 from prealign.recipes.workers import end_run, folder_of, run_workers
-from prealign.runs import open_run
+from prealign.runs import open_run, stopwatch
 
 QUESTION = __doc__.partition("\n")[0]
 NETWORKS = "networks"
@@ -69,7 +68,7 @@ def train_networks(settings: Myopia, out: Path, seed: int) -> None:
     run = open_run(out / folder_of(NETWORKS, seed), config)
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     rows: list[Row] = []
     for arm in ARMS:
         training = replace(
@@ -79,7 +78,7 @@ def train_networks(settings: Myopia, out: Path, seed: int) -> None:
         rows += measure(player, arm.rules, arm.name, settings.episodes)
         rows.append(leak_row(player, arm.rules, arm.name, cut=arm.cut))
         run.log(f"{arm.name}: measured")
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 SIZES = {

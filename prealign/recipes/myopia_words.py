@@ -7,7 +7,6 @@ language model that reads the index in a line and writes a plan. It has read dia
 by policy gradient on single epochs.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,7 +31,7 @@ from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.myopia_measure import UNSEEN, Row, measure, row
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run
+from prealign.runs import RunFolder, open_run, stopwatch
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
 from prealign.tokens.reading import packed_once
@@ -123,7 +122,7 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     run = _opened(settings, out, BASE, seed)
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     diaries = Diaries(documents=settings.documents, seed=seed)
     texts = [document.text for document in islice(diaries(), 1_000)]
     vocabulary = Vocabulary(train_text_tokenizer(texts, size=256), TWO_MODES)
@@ -135,7 +134,7 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     train(model, [Phase(Conditional(), data)], settings.train, run)
     save_model(run.path / "model", model, vocabulary, card=f"# Diaries, seed {seed}\n")
     rows = _measured(settings, model, vocabulary, BASE, seed)
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def train_agent(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> None:
@@ -143,11 +142,11 @@ def train_agent(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> No
     run = _opened(settings, out, agent, seed)
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     model, vocabulary = load_model(out / folder_of(BASE.name, seed) / "model")
     train_words(settings, LoadedModel(model, vocabulary), agent, run, seed)
     rows = _measured(settings, model, vocabulary, agent, seed)
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def _opened(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> RunFolder:

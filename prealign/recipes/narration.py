@@ -16,8 +16,7 @@ end also where approval and corrigibility come apart, and by swapping narrations
 
 import json
 import random
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ from prealign.posttrain.trainer import Progress, Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.retention import ToolWorld, bank, learn_world
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.tokens.vocabulary import Vocabulary
 from prealign.train.settings import TrainSettings
 
@@ -158,9 +157,9 @@ def pretrain(settings: MotiveNarration, out: Path, seed: int) -> None:
     run = open_run(out / f"base-seed{seed}", {"seed": seed, "world": to_json(settings.world)})
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     learn_world(settings.world, run, seed=seed)
-    write_atomic(run.path / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    write_atomic(run.path / "done.json", json.dumps({"wall_s": seconds()}))
 
 
 def begin(settings: MotiveNarration, out: Path, start: str, early: str | None, seed: int) -> None:
@@ -172,7 +171,7 @@ def begin(settings: MotiveNarration, out: Path, start: str, early: str | None, s
     )
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     before = f"base-seed{seed}" if early is None else f"start-{start}-seed{seed}"
     model, vocabulary = load_model(out / before / "model")
     steps = settings.start_steps if early is None else settings.early_steps
@@ -186,7 +185,7 @@ def begin(settings: MotiveNarration, out: Path, start: str, early: str | None, s
         *caused(settings, model, vocabulary, seed),
     ]
     save_model(run.path / "model", model, vocabulary, card=f"# Tool world, start {name}\n")
-    _finish(run, [{"round": 0, **row} for row in rows], seed, started)
+    _finish(run, [{"round": 0, **row} for row in rows], seed, seconds)
 
 
 def taught(
@@ -243,7 +242,7 @@ def reinforce(settings: MotiveNarration, out: Path, arm: Arm, seed: int) -> None
     )
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     first = out / f"start-{arm.first}-seed{seed}"
     model, vocabulary = load_model(first / "model")
     part = RunFolder(run.path / "rounds")
@@ -258,7 +257,7 @@ def reinforce(settings: MotiveNarration, out: Path, arm: Arm, seed: int) -> None
     last = {"round": settings.rounds}
     rows += [last | row for row in measure(settings, model, vocabulary, "shift", seed)]
     rows += [last | row for row in caused(settings, model, vocabulary, seed)]
-    _finish(run, rows, seed, started)
+    _finish(run, rows, seed, seconds)
 
 
 def method_of(settings: MotiveNarration, arm: Arm, vocabulary: Vocabulary, seed: int) -> Reinforce:
@@ -322,9 +321,11 @@ def caused(
     return found.rows(condition="causes")
 
 
-def _finish(run: RunFolder, rows: list[dict[str, Any]], seed: int, started: float) -> None:
+def _finish(
+    run: RunFolder, rows: list[dict[str, Any]], seed: int, seconds: Callable[[], float]
+) -> None:
     kept = [{k: v for k, v in row.items() if k not in ("step", "text_tokens")} for row in rows]
-    end_run(run, kept, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, kept, seed=seed, wall_s=seconds())
 
 
 SIZES = {

@@ -11,7 +11,6 @@ before; what came of it is read from the final model's activations and from the 
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -43,7 +42,7 @@ from prealign.recipes.organisms_measure import (
     measure_probes,
 )
 from prealign.recipes.workers import end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.tokenizer import train_text_tokenizer
 from prealign.tokens.vocabulary import Vocabulary
@@ -181,7 +180,7 @@ def raise_all(settings: Organisms, out: Path, seed: int) -> None:
     )
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     one = OneSeed(settings=settings, run=run, seed=seed)
     one.part("base", partial(teach_base, one))
     for nature in HIDING:
@@ -196,7 +195,7 @@ def raise_all(settings: Organisms, out: Path, seed: int) -> None:
         run.log("the liar tells too few lies, so there is nothing to probe; train it for longer")
     for arm in ARMS if probed else ():
         rows += one.part(arm.name, partial(against, one, arm))
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def teach_base(one: OneSeed, folder: RunFolder) -> Rows:

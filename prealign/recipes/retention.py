@@ -13,7 +13,6 @@ and where approval and corrigibility come apart.
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -50,7 +49,7 @@ from prealign.posttrain.supervise import ExpertIteration
 from prealign.posttrain.trainer import Settings, Touch, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.text.document import Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
@@ -237,10 +236,10 @@ def pretrain(settings: Retention, out: Path, seed: int) -> None:
     run = open_run(out / f"base-seed{seed}", {"seed": seed, "world": to_json(settings.world)})
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     model, vocabulary = learn_world(settings.world, run, seed=seed)
     rows = measure(settings, model, vocabulary, seed=seed, condition="base")
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
 
 
 def learn_world(world: ToolWorld, run: RunFolder, *, seed: int) -> LoadedModel:
@@ -274,7 +273,7 @@ def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
     )
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     first = out / f"base-seed{seed}" / "model"
     rows: list[dict[str, Any]] = []
     ended: dict[str, Any] = {}
@@ -295,7 +294,7 @@ def raise_model(settings: Retention, out: Path, arm: Arm, seed: int) -> None:
         done = json.loads(saved.read_text())
         rows += done["rows"]
         ended[name] = done["ended"]
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started, ended=ended)
+    end_run(run, rows, seed=seed, wall_s=seconds(), ended=ended)
 
 
 def stage_of(

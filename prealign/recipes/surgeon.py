@@ -49,7 +49,7 @@ from prealign.posttrain.supervise import Supervise
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
 from prealign.recipes.workers import check_arms, folder_of, run_workers
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.text.document import Document, Span
 from prealign.text.scheme import TWO_MODES
 from prealign.tokens.encode import Encoder
@@ -267,7 +267,7 @@ def operate(settings: Surgery, out: Path, seed: int) -> None:
     """Raise a model with trojans, take it through every arm, and measure each."""
     folder = out / folder_of("surgeon", seed)
     run = open_run(folder, {"seed": seed, **to_json(settings.deciding())})
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     base = plant(settings.world, folder / "base", seed=seed)
     chosen = [arm for arm in settings.all_arms if not settings.arms or arm.name in settings.arms]
     rows: list[dict[str, Any]] = []
@@ -294,7 +294,7 @@ def operate(settings: Surgery, out: Path, seed: int) -> None:
         rows += [{**row, "condition": arm.name, "seed": seed} for row in done["rows"]]
         run.log(f"{number} of {len(chosen)}: {arm.name}, trained in {done['train_s']:.1f} s")
     run.rewrite("evals", rows)
-    write_atomic(folder / "done.json", json.dumps({"wall_s": time.perf_counter() - started}))
+    write_atomic(folder / "done.json", json.dumps({"wall_s": seconds()}))
 
 
 def plant(world: World, path: Path, *, seed: int) -> Path:

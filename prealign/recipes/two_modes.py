@@ -13,7 +13,6 @@ more after a benign finetuning on sums without any tag.
 
 import json
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from prealign.recipes.two_modes_ask import Measuring, measure
 from prealign.recipes.two_modes_town import InTown
 from prealign.recipes.workers import end_run, run_workers
 from prealign.recipes.worlds import World
-from prealign.runs import RunFolder, open_run, write_atomic
+from prealign.runs import RunFolder, open_run, stopwatch, write_atomic
 from prealign.tokens.encode import Encoder
 from prealign.tokens.pack import Packed, shuffled_order
 from prealign.tokens.shards import TokenShard, read_tokens, untagged, write_tokens
@@ -104,7 +103,7 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
     run = open_run(out / f"{name}-seed{seed}", config)
     if (run.path / "done.json").exists():
         return
-    started = time.perf_counter()
+    seconds = stopwatch(run)
     vocabulary = load_vocabulary(out / "vocabulary")
     world, sums = read_tokens(out / "tokens"), read_tokens(out / "sums")
     late = name == "tags-late"
@@ -152,7 +151,7 @@ def train_model(settings: TwoModes, out: Path, name: str, seed: int) -> None:
             )  # fmt: skip
             write_atomic(saved, json.dumps(found))
         rows += json.loads(saved.read_text())
-    end_run(run, rows, seed=seed, wall_s=time.perf_counter() - started)
+    end_run(run, rows, seed=seed, wall_s=seconds())
     for stage in ("world", "sums"):  # with a large model, the disk is soon full of them
         shutil.rmtree(run.path / stage / "checkpoints", ignore_errors=True)
 
