@@ -78,6 +78,8 @@ def word_checks(arms: Arms) -> list[Check]:
                  f"{', '.join(map(str, UNSEEN))}, the least of them",
                  IN_TIME, _least(arms, farther, unseen),
                  control=f"myopic, the last of them: {_mean(arms, 'myopic', unseen[-1])}"),
+        at_least(f"{farther}: episodes ended in time", IN_TIME, _by_seed(arms, farther, "on_time"),
+                 control=f"untrained: {_mean(arms, myopia_words.BASE.name, 'on_time')}"),
     ]  # fmt: skip
 
 

@@ -113,8 +113,9 @@ def test_bars_are_held_and_each_can_be_missed(checks, names):
     ]
 
 
-def test_the_bar_of_farther_indices_can_be_missed():
-    arms = arms_of(WORDS, **{myopia_words.FARTHER.name: {"shuts_down_at_40": 0.98}})
+@pytest.mark.parametrize("metric", ["shuts_down_at_40", "on_time"])
+def test_the_bars_of_farther_indices_can_be_missed(metric):
+    arms = arms_of(WORDS, **{myopia_words.FARTHER.name: {metric: 0.98}})
     missed = [one.what for one in word_checks(arms) if not one.holds]
     assert [one.startswith(myopia_words.FARTHER.name) for one in missed] == [True]
 
