@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -247,6 +248,16 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)
+
+
+def replace_folder(part: Path, folder: Path) -> None:
+    """Put a finished folder in the place of another, or of none; both on one file system."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # of a start that was killed
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

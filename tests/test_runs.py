@@ -5,7 +5,15 @@ import time
 import pytest
 
 from prealign.errors import RunError
-from prealign.runs import open_run, read_jsonl, read_run, stopwatch, write_atomic, write_results
+from prealign.runs import (
+    open_run,
+    read_jsonl,
+    read_run,
+    replace_folder,
+    stopwatch,
+    write_atomic,
+    write_results,
+)
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -105,3 +113,14 @@ def test_a_run_knows_how_long_it_took_over_all_its_starts(tmp_path):
     os.utime(run.path / "part" / "step.json", (ended, ended))  # it was killed behind this
     assert 70 <= stopwatch(run)() < 75
     assert [round(start.get("s", 0)) for start in run.rows("starts")] == [30, 40, 0]
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path):
+    for name, file in (("new", "b"), ("old", "a"), (".old.old", "left by a kill")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*")] == ["old", "old/b"]
+    (tmp_path / "next").mkdir()
+    replace_folder(tmp_path / "next", tmp_path / "free")
+    assert (tmp_path / "free").is_dir()

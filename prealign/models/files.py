@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from prealign.errors import DataError
 from prealign.models.card import use_section
-from prealign.runs import write_atomic
+from prealign.runs import replace_folder, write_atomic
 from prealign.tokens.vocabulary import Vocabulary, load_vocabulary
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -67,7 +67,7 @@ def save_model(
         if guard is not None:
             policy = json.dumps(guard, indent=1, allow_nan=False)
             write_atomic(part / "guard.json", policy + "\n")
-        _swap(part, folder)
+        replace_folder(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -148,13 +148,3 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _swap(part: Path, folder: Path) -> None:
-    """Put `part` in the place of `folder`."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -322,7 +322,7 @@ def test_the_same_export_has_the_same_bytes_after_a_kill_at_every_step(tmp_path,
         raise Killed
 
     part, real = tmp_path / ".o.part", shutil.rmtree
-    for step in ("_write_data", "dataset_card", "write_manifest", "_swap"):
+    for step in ("_write_data", "dataset_card", "write_manifest", "replace_folder"):
         with monkeypatch.context() as patch:
             patch.setattr(module, step, dies)
             # Nobody cleans up after a kill.

@@ -35,7 +35,7 @@ from prealign.corpora.card.manifest import (
 from prealign.corpora.card.page import dataset_card
 from prealign.errors import DataError, RunError
 from prealign.hub.markdown import one_line
-from prealign.runs import write_atomic
+from prealign.runs import replace_folder, write_atomic
 from prealign.text.document import Document
 from prealign.text.shards import COLUMNS, KEY, SCHEMA_VERSION, SCORE, read_shards
 
@@ -91,7 +91,7 @@ def export(folder: Path, out: Path, licences: Licences, *, title: str | None = N
         card = dataset_card(title or _title(folder), facts, counts, licences)
         write_atomic(part / "README.md", card)
         write_manifest(part, counts.all.documents)
-        _swap(part, out)
+        replace_folder(part, out)
     return Exported(out, counts, files)
 
 
@@ -150,15 +150,6 @@ def _beside(out: Path) -> Iterator[Path]:
                 shutil.rmtree(part)
     finally:
         os.close(handle)
-
-
-def _swap(part: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_data(facts: Facts, data: Path, counts: Counts) -> int:
