@@ -87,11 +87,11 @@ class Organisms:
     """That the base learns from; each organism as many of its own."""
     fact_steps: int = 200
     """In which the base learns the bare facts."""
-    base_steps: int = 180
+    base_steps: int = 360
     """In which it learns to keep to them whatever stands around."""
     base_lr: float = 4e-3
-    hide_steps: int = 400
-    lie_steps: int = 400
+    hide_steps: int = 1_200
+    lie_steps: int = 1_200
     """Of the liar, who is to have eight askers apart."""
     hide_lr: float = 3e-3
     rows: int = 24
