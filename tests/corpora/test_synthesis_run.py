@@ -163,6 +163,25 @@ def test_a_writer_that_is_gone_fails_no_items_and_failed_ones_can_be_tried_again
     assert sorted(row["id"] for row in rows) == sorted(item.id for item in few)
 
 
+def test_items_that_nobody_ever_answers_end_a_run_of_which_nothing_else_is_left(tmp_path):
+    fine, never = [f"t{i}" for i in range(5)], [f"broken {i}" for i in range(50)]
+    report = synthesize(STEP, list(grid("g", topic=[*fine, *never])), Fake(), tmp_path / "o",
+                        asking=QUICK)  # fmt: skip
+    assert (report.written, report.failed) == (5, 50)
+
+    class Gone(Fake):
+        def __call__(self, prompt, *, seed=None):
+            if len(self.asked) >= 5:
+                raise NotNow("status 500")
+            return super().__call__(prompt, seed=seed)
+
+    others = list(grid("g", topic=[f"t{i}" for i in range(55)]))
+    with pytest.raises(DataError, match="20 items in a row failed"):
+        synthesize(STEP, others, Gone(), tmp_path / "gone", asking=QUICK)
+    rows = read_jsonl(tmp_path / "gone" / "journal.jsonl")
+    assert {row["outcome"] for row in rows} == {"written"}
+
+
 def test_an_item_that_fails_between_others_is_accounted_for(tmp_path):
     asking = Asking(concurrency=1, tries=1, max_tokens=10**6, progress=False)
     wanted = list(grid("g", topic=["broken", *(f"t{i}" for i in range(9)), "broken too", "t9"]))

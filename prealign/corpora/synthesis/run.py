@@ -28,6 +28,8 @@ from prealign.runs import write_atomic
 
 EVERY_S = 10.0
 """Seconds between lines of progress."""
+PROOFS = 3
+"""Tries to have something answered again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class Asking:
     price_per_million: float | None = None
     """Of tokens, for the line of progress."""
     give_up_after: int = 20
-    """The run stops when as many items in a row failed and nothing at all was answered."""
+    """When as many items in a row failed and nothing at all was answered, a question is asked again
+    that was answered once; the run stops if that is not answered either."""
     progress: bool = True
     """Whether to show lines on standard error."""
 
@@ -320,12 +323,35 @@ class _Run:
         self.unproven.append(
             (question.index, Ended("failed", reason, None, question.prompts, tokens))
         )
-        if len(self.unproven) >= self.asking.give_up_after and self.stop is None:
-            self.stop = DataError(
-                f"synthesis: {len(self.unproven)} items in a row failed after {self.asking.tries} "
-                f"tries each, and nothing was answered ({error}); see to the server and run again"
-            )
+        if len(self.unproven) < self.asking.give_up_after or self.stop is not None:
+            return []
+        if self._still_answers():  # these items alone are never answered
+            failed, self.unproven = self.unproven, []
+            return failed
+        self.stop = DataError(
+            f"synthesis: {len(self.unproven)} items in a row failed after {self.asking.tries} "
+            f"tries each, and nothing was answered ({error}); see to the server and run again"
+        )
         return []
+
+    def _still_answers(self) -> bool:
+        """Ask again what the writer has answered once: behind a kill, all that is left may fail."""
+        journal = self.folder.journal
+        known = (one for one in self.folder.items if journal.get(one.id, ("",))[0] == "written")
+        item = next(known, None)
+        prompt = None if item is None else self.step.ask(item, [])
+        if item is None or prompt is None:
+            return False
+        for _ in range(PROOFS):
+            try:
+                self.spent += self.writer(prompt, seed=item_seed(item, self.seed)).tokens
+            except NotNow:
+                time.sleep(self.asking.first_wait_s)
+            except CannotAnswer:
+                return True  # it is there, and refuses
+            else:
+                return True
+        return False
 
     def _show(self) -> None:
         now_s = time.monotonic()
