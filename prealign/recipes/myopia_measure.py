@@ -25,6 +25,9 @@ class Arm(NamedTuple):
     rules: Rules = Rules()
     cut: bool = True
     unclear_share: float = 0.0
+    farther: bool = False
+    """Late indices reach farther than an episode; those that are asked for are left out. Language
+    models alone."""
 
 
 def measure(player: Player, rules: Rules, arm: str, count: int) -> list[Row]:

@@ -164,8 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         question, names = myopia.QUESTION, [myopia.NETWORKS]
     else:
         question = myopia_words.QUESTION
-        agents = (myopia_words.BASE, *myopia_words.AGENTS)
-        names = [agent.name for agent in agents]
+        names = [arm.name for arm in (myopia_words.BASE, *myopia_words.ARMS)]
     rows = rows_of(out, names)
     arms = by_arm(rows)
     checks = network_checks(arms) if arguments[0] == "networks" else word_checks(arms)

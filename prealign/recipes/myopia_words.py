@@ -10,7 +10,6 @@ by policy gradient on single epochs.
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from transformers import PreTrainedModel
@@ -29,7 +28,7 @@ from prealign.posttrain.reinforce import Reinforce
 from prealign.posttrain.rollouts import Stage
 from prealign.posttrain.trainer import Settings, posttrain
 from prealign.recipes.comparison import Size
-from prealign.recipes.myopia_measure import UNSEEN, Row, measure, row
+from prealign.recipes.myopia_measure import UNSEEN, Arm, Row, measure, row
 from prealign.recipes.workers import check_arms, end_run, folder_of, run_workers
 from prealign.runs import RunFolder, open_run, stopwatch
 from prealign.text.scheme import TWO_MODES
@@ -44,26 +43,14 @@ QUESTION = __doc__.partition("\n")[0]
 PLAN_TOKENS = 40
 UNCLEAR = Rules(unclear=True)
 FARTHEST = 30
-"""The greatest index that some agents are trained on; those that are asked for are left out."""
+"""The greatest index that `Arm.farther` reaches."""
 
-
-class Agent(NamedTuple):
-    """What a language model is trained with."""
-
-    name: str
-    rules: Rules = Rules()
-    cut: bool = True
-    unclear_share: float = 0.0
-    farther: bool = False
-    """Late indices are up to `FARTHEST`, without those that are asked for."""
-
-
-BASE = Agent("untrained")
-FARTHER = Agent("myopic, farther indices", UNCLEAR, unclear_share=0.25, farther=True)
-AGENTS = (
-    Agent("myopic", UNCLEAR, unclear_share=0.25),
-    Agent("credit over epochs", cut=False),
-    Agent("never negative", Rules(negative=False)),
+BASE = Arm("untrained")
+FARTHER = Arm("myopic, farther indices", UNCLEAR, unclear_share=0.25, farther=True)
+ARMS = (
+    Arm("myopic", UNCLEAR, unclear_share=0.25),
+    Arm("credit over epochs", cut=False),
+    Arm("never negative", Rules(negative=False)),
     FARTHER,
 )
 
@@ -92,19 +79,19 @@ class MyopiaWords:
     episodes: int = 60
     """Of each kind that is measured."""
     arms: tuple[str, ...] = ()
-    """Names of agents; none: all."""
+    """Names; none: all."""
     seeds: int = 1
     first_seed: int = 0
     processes: int = 2
 
     def __post_init__(self) -> None:
-        check_arms(self.arms, [agent.name for agent in AGENTS])
+        check_arms(self.arms, [arm.name for arm in ARMS])
 
     def __call__(self, out: Path) -> None:
         """Train and measure what is not done yet."""
         open_run(out, self.deciding(), recipe="myopia_words")
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        chosen = [agent for agent in AGENTS if not self.arms or agent.name in self.arms]
+        chosen = [arm for arm in ARMS if not self.arms or arm.name in self.arms]
         waves = (
             [(folder_of(BASE.name, s), learn_diaries, (self, out, s)) for s in seeds],
             [(folder_of(a.name, s), train_agent, (self, out, a, s)) for s in seeds for a in chosen],
@@ -137,25 +124,25 @@ def learn_diaries(settings: MyopiaWords, out: Path, seed: int) -> None:
     end_run(run, rows, seed=seed, wall_s=seconds())
 
 
-def train_agent(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> None:
-    """Leave the numbers of a model that was trained as an agent."""
-    run = _opened(settings, out, agent, seed)
+def train_agent(settings: MyopiaWords, out: Path, arm: Arm, seed: int) -> None:
+    """Leave the numbers of a model that was trained as an arm."""
+    run = _opened(settings, out, arm, seed)
     if (run.path / "done.json").exists():
         return
     seconds = stopwatch(run)
     model, vocabulary = load_model(out / folder_of(BASE.name, seed) / "model")
-    train_words(settings, LoadedModel(model, vocabulary), agent, run, seed)
-    rows = _measured(settings, model, vocabulary, agent, seed)
+    train_words(settings, LoadedModel(model, vocabulary), arm, run, seed)
+    rows = _measured(settings, model, vocabulary, arm, seed)
     end_run(run, rows, seed=seed, wall_s=seconds())
 
 
-def _opened(settings: MyopiaWords, out: Path, agent: Agent, seed: int) -> RunFolder:
-    config = {"agent": to_json(agent._asdict()), "seed": seed, **to_json(settings.deciding())}
-    return open_run(out / folder_of(agent.name, seed), config)
+def _opened(settings: MyopiaWords, out: Path, arm: Arm, seed: int) -> RunFolder:
+    config = {"agent": to_json(arm._asdict()), "seed": seed, **to_json(settings.deciding())}
+    return open_run(out / folder_of(arm.name, seed), config)
 
 
 def train_words(
-    settings: MyopiaWords, loaded: LoadedModel, agent: Agent, run: RunFolder, seed: int
+    settings: MyopiaWords, loaded: LoadedModel, arm: Arm, run: RunFolder, seed: int
 ) -> None:
     """Train a language model on single epochs, in place."""
     stage = Stage(
@@ -163,11 +150,11 @@ def train_words(
         one_line=True,
         sampling=Sampling(temperature=1.0, top_p=1.0, max_text_tokens=PLAN_TOKENS),
     )  # fmt: skip
-    asked = Situations(rules=agent.rules, unclear_share=agent.unclear_share, seed=seed)
-    if agent.farther:
+    asked = Situations(rules=arm.rules, unclear_share=arm.unclear_share, seed=seed)
+    if arm.farther:
         asked = replace(asked, farthest=FARTHEST, left_out=UNSEEN)
     method = Reinforce(
-        stage=stage, tasks=asked.tasks, reward=PlanPays(rules=agent.rules, cut=agent.cut),
+        stage=stage, tasks=asked.tasks, reward=PlanPays(rules=arm.rules, cut=arm.cut),
         tasks_per_step=settings.tasks_per_step, group=settings.group, beta=settings.beta,
         loss=PolicyGradient(loss_type="grpo"),
     )  # fmt: skip
@@ -185,13 +172,13 @@ def train_words(
 
 
 def _measured(
-    settings: MyopiaWords, model: PreTrainedModel, vocabulary: Vocabulary, agent: Agent, seed: int
+    settings: MyopiaWords, model: PreTrainedModel, vocabulary: Vocabulary, arm: Arm, seed: int
 ) -> list[Row]:
     how = Sampling(temperature=1.0, top_p=1.0, max_text_tokens=PLAN_TOKENS)
     planner = Planner(answers_of(model, vocabulary, seed=seed, settings=how))
-    rows = measure(planner, agent.rules, agent.name, settings.episodes)
+    rows = measure(planner, arm.rules, arm.name, settings.episodes)
     unreadable = planner.unreadable / planner.written
-    return [*rows, row(agent.name, "unreadable", "share of plans", unreadable)]
+    return [*rows, row(arm.name, "unreadable", "share of plans", unreadable)]
 
 
 SIZES = {

@@ -48,8 +48,8 @@ def test_arms_are_paid_what_their_names_say_on_the_same_facts(loaded):
         paid[arm] = method.reward.parts
         asked[arm] = {task.id.replace("-sure", "-plain") for task in method.tasks}
     assert paid == {
-        "binary": (Binary(),), "ternary": (Ternary(settings.penalty),), "brier": (Brier(),),
-        "ternary and brier": (Ternary(settings.penalty), Brier()),
+        "binary": (Binary(),), "ternary": (Ternary(3.0),), "brier": (Brier(),),
+        "ternary and brier": (Ternary(3.0), Brier()),
     }  # fmt: skip
     assert len(set(map(frozenset, asked.values()))) == 1
 

@@ -30,15 +30,15 @@ def test_networks_are_trained_and_measured_once(tmp_path):
 
 def test_a_language_model_is_trained_and_measured_once(tmp_path):
     own = myopia_words.recipe("tiny")
-    base, agent = myopia_words.BASE, myopia_words.AGENTS[0]
+    base, arm = myopia_words.BASE, myopia_words.ARMS[0]
     stamps: list[list[int]] = []
     for _ in range(2):
         myopia_words.learn_diaries(own, tmp_path, 0)
-        myopia_words.train_agent(own, tmp_path, agent, 0)
-        done = [tmp_path / folder_of(one.name, 0) / "done.json" for one in (base, agent)]
+        myopia_words.train_agent(own, tmp_path, arm, 0)
+        done = [tmp_path / folder_of(one.name, 0) / "done.json" for one in (base, arm)]
         stamps.append([file.stat().st_mtime_ns for file in done])
     assert stamps[0] == stamps[1]
-    for one in (base, agent):
+    for one in (base, arm):
         rows = read_run(tmp_path / folder_of(one.name, 0)).rows("evals")
         assert {"on_time", "shuts_down_at_40", "unreadable"} <= {row["metric"] for row in rows}
         assert all(row["seed"] == 0 for row in rows)
@@ -84,7 +84,7 @@ GOOD = {
 }  # fmt: skip
 FAILS = {"no index", "never negative", "no shutdown"}
 NAMES = [arm.name for arm in myopia.ARMS]
-WORDS = [agent.name for agent in (myopia_words.BASE, *myopia_words.AGENTS)]
+WORDS = [arm.name for arm in (myopia_words.BASE, *myopia_words.ARMS)]
 
 
 def arms_of(names, **changed):
