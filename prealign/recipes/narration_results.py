@@ -94,8 +94,9 @@ def slope(rows: Rows) -> float:
     if len(rounds) < 2:
         return 0.0
     times = [one.time for one in rounds]
-    logits = [_logit(one.friendly, one.of) for one in rounds]
-    return float(np.polyfit(times, logits, 1)[0])
+    logits = np.array([_logit(one.friendly, one.of) for one in rounds])
+    # From the first on, so that what does not move has a slope of 0 and not of a rounding error.
+    return float(np.polyfit(times, logits - logits[0], 1)[0])
 
 
 def logit_gain(rows: Rows, metric: str) -> float | None:

@@ -141,6 +141,7 @@ def test_slopes_counts_and_gains_by_hand():
         for t, z in enumerate(logits)
     }
     assert slope(rows) == pytest.approx(0.2, abs=1e-3)
+    assert [slope(runs(0.75 + 0.01 * s, 0.0, 0.0)) for s in range(3)] == [0.0] * 3
     assert [one.time for one in rounds_of(rows)] == [0, 1, 2, 3]
     assert gain(rows, "friendly_share") == pytest.approx(1 / (1 + math.exp(-0.6)) - 0.5)
     assert logit_gain(rows, "friendly_share") == pytest.approx(0.6, abs=1e-3)
